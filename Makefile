@@ -1,0 +1,54 @@
+PYTHON ?= python3
+WORKERS ?= 2
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+SHAPE_CHECKS := --jaxtyping-packages=tdmpc,compression,beartype.beartype
+
+.PHONY: demo test lint setup clean FORCE
+.DEFAULT_GOAL := setup
+
+demo: setup
+	$(BIN)/tdmpc demo
+
+# torch.compile and run-time shape checks do not go together, hence two passes.
+test: lint
+	$(PYTEST) -m compiles
+	$(PYTEST) -m "not compiles" $(SHAPE_CHECKS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+setup: $(STAMP)
+
+# The stamp says that an installation was finished, and is brought up to date. Where it is missing, the installation is
+# new or was interrupted: it starts from zero. It does so too when PYTHON names another version than it was made with.
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(shell $(BIN)/python --version 2>&1),$(shell $(PYTHON) --version 2>&1))
+FROM_ZERO := yes
+$(STAMP): FORCE
+endif
+endif
+endif
+
+# The second pip line finds PyTorch there, and adds only the GPU libraries that a CUDA build of it asks for.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "tdmpc needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' says: $$($(PYTHON) --version 2>&1 | head -n 1)." \
+			"Name another: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; \
+		exit 1; }
+	@if [ -e $@ ] && [ -z "$(FROM_ZERO)" ]; then rm $@; else $(PYTHON) -m venv --clear .venv; fi
+	$(PIP) install --no-deps --requirement requirements.lock
+	$(PIP) install --constraint requirements.lock torch
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What tools leave behind; the environment and the runs stay.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,293 @@
+"""The agent: a world model with its target network, optimisers and precision; and the actor that plans with it."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tdmpc.config import Precision, TrainConfig
+from tdmpc.losses import model_loss, policy_loss, targets
+from tdmpc.normalization import ObservationMoments, power_of_two_above
+from tdmpc.planner import Plan, draw_noise, imagine, mppi, shift
+from tdmpc.spec import Batch, EnvSpec
+from tdmpc.state import below, prefixed
+from tdmpc.world_model import WorldModel
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, gradient, action, observation or reward is not finite; the weights are those before the update."""
+
+
+class Update(NamedTuple):
+    """What an update tells."""
+
+    metrics: dict[str, Tensor]
+    priorities: Float[Tensor, "B"]
+
+
+class Agent:
+    """Everything that learns. Pure functions do the work; this class owns the state they act on."""
+
+    def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
+        self.config = config
+        self.spec = spec
+        self.device = torch.device(config.device)
+        self.precision = resolve_precision(config, self.device)
+        self.model = WorldModel(config.model, spec).to(self.device)
+        self.target = copy.deepcopy(self.model).requires_grad_(False)
+        self.planning = self._planning_copy()
+        self.moments = ObservationMoments(spec.observation_dim)
+        self.largest_reward = 0.0
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.updates = 0
+        self.policy_parameters = list(self.model.components["policy"].parameters())
+        policy = {id(parameter) for parameter in self.policy_parameters}
+        self.model_parameters = [p for p in self.model.parameters() if id(p) not in policy]
+        self.model_optimizer = torch.optim.Adam(self.model_parameters, lr=config.loss.learning_rate, fused=True)
+        self.policy_optimizer = torch.optim.Adam(self.policy_parameters, lr=config.loss.learning_rate, fused=True)
+        self._targets, self._model_loss, self._policy_loss = targets, model_loss, policy_loss
+        self.imagine: Callable[..., Tensor] = imagine
+        if config.compile:
+            self._compile()
+
+    # The update: targets, rollout and losses, step, policy, target network -----------------------------------
+
+    def update(self, batch: Batch) -> Update:
+        """One gradient step of the world model and one of the policy.
+
+        Raises:
+            NonFiniteError: names the loss or the component; nothing has been changed then.
+        """
+        config = self.config
+        shape = (len(batch.actions) + 1, *batch.actions.shape[1:])
+        noise = torch.randn(shape, generator=self.generator, device=self.device)
+        with self.autocast():
+            goal = self._targets(self.model, self.target, batch, noise[1:], loss=config.loss, planner=config.planner)
+            loss = self._model_loss(self.model, batch, goal, config=config.loss)
+        model_norm = self._step(self.model_optimizer, self.model_parameters, loss.total, loss.parts)
+
+        noise = torch.randn(shape, generator=self.generator, device=self.device)
+        with self.autocast():
+            policy = self._policy_loss(
+                self.model, loss.latents, batch.mask, noise, loss=config.loss, planner=config.planner
+            )
+        policy_norm = self._step(self.policy_optimizer, self.policy_parameters, policy, {"policy": policy.detach()})
+
+        self.updates += 1
+        if self.updates % config.loss.target_period == 0:
+            self._move_target()
+        losses = {"total": loss.total.detach(), "policy": policy.detach(), **loss.parts}
+        return Update(
+            metrics={f"loss/{name}": value for name, value in losses.items()}
+            | {"grad_norm/model": model_norm, "grad_norm/policy": policy_norm},
+            priorities=loss.priorities,
+        )
+
+    def _step(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, parts: dict[str, Tensor]
+    ) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.loss.gradient_clip)
+        if not torch.isfinite(loss.detach() + norm):
+            raise NonFiniteError(self._blame(parts))
+        optimizer.step()
+        return norm
+
+    def _blame(self, parts: dict[str, Tensor]) -> str:
+        losses = [name for name, value in parts.items() if not torch.isfinite(value)]
+        if losses:
+            return f"the {', '.join(losses)} loss is not finite at update {self.updates}"
+        gradients = [
+            name
+            for name, component in self.model.components.items()
+            if any(p.grad is not None and not torch.isfinite(p.grad).all() for p in component.parameters())
+        ]
+        return f"the gradient of {', '.join(gradients)} is not finite at update {self.updates}"
+
+    @torch.no_grad()
+    def _move_target(self) -> None:
+        rate = self.config.loss.target_rate
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.model.parameters()), rate)
+
+    # What the agent learns about the units of its environment --------------------------------------------------
+
+    def observe(self, observations: Float[Tensor, "N O"], rewards: Float[Tensor, "N"]) -> None:
+        """Take new data into the observation statistics and the reward scale."""
+        if self.config.model.normalize_observations:
+            self.moments.add(observations)
+            for model in self._models():
+                model.observation_mean.copy_(self.moments.mean)
+                model.observation_std.copy_(self.moments.std)
+        largest = rewards.abs().max().item()
+        if self.config.model.scale_rewards and largest > self.largest_reward:
+            self._grow_reward_scale(power_of_two_above(largest))
+            self.largest_reward = largest
+
+    def _grow_reward_scale(self, scale: float) -> None:
+        factor = scale / self.model.reward_scale.item()
+        if factor == 1.0:
+            return
+        for model in self._models():
+            model.grow_reward_scale(factor)
+        for parameter in self.model.scaled_parameters():
+            moments = self.model_optimizer.state.get(parameter, {})
+            if moments:
+                moments["exp_avg"] /= factor
+                moments["exp_avg_sq"] /= factor**2
+
+    # Precision and compilation ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products in the agent's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            yield
+
+    def planning_model(self) -> WorldModel:
+        """The model to plan with, up to date, in the agent's precision."""
+        if self.planning is not self.model:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.planning.parameters()), list(self.model.parameters()))
+        return self.planning
+
+    def _planning_copy(self) -> WorldModel:
+        if self.precision == "float32":
+            return self.model
+        planning = copy.deepcopy(self.model).requires_grad_(False)
+        planning.components.to(torch.bfloat16)
+        return planning
+
+    def _models(self) -> list[WorldModel]:
+        return list({id(model): model for model in (self.model, self.target, self.planning)}.values())
+
+    def _compile(self) -> None:
+        compiled: list[Callable[..., object]] = [
+            torch.compile(function, dynamic=False) for function in (targets, model_loss, policy_loss, imagine)
+        ]
+        self._targets, self._model_loss, self._policy_loss, self.imagine = compiled  # pyright: ignore
+
+    # State -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the agent's future depends on, by name; ``load_state`` takes it back."""
+        return {
+            **prefixed("model", self.model.state_dict()),
+            **prefixed("target", self.target.state_dict()),
+            **prefixed("moments", self.moments.state()),
+            **prefixed("optimizer", self._optimizer_state()),
+            "generator": self.generator.get_state(),
+            "updates": torch.tensor(self.updates),
+            "largest_reward": torch.tensor(self.largest_reward, dtype=torch.float64),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state of an agent with the same config and spec."""
+        self.model.load_state_dict(below("model", state))
+        self.target.load_state_dict(below("target", state))
+        self.planning.load_state_dict(below("model", state))
+        self.moments.load_state(below("moments", state))
+        self._load_optimizers(below("optimizer", state))
+        self.generator.set_state(state["generator"])
+        self.updates = int(state["updates"])
+        self.largest_reward = float(state["largest_reward"])
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        policy = {id(parameter) for parameter in self.policy_parameters}
+        for name, parameter in self.model.named_parameters():
+            yield name, self.policy_optimizer if id(parameter) in policy else self.model_optimizer, parameter
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{key}": value
+            for name, optimizer, parameter in self._optimizers()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+
+    def _load_optimizers(self, state: dict[str, Tensor]) -> None:
+        for name, optimizer, parameter in self._optimizers():
+            moments = below(name, state)
+            if moments:
+                optimizer.state[parameter] = {key: value.to(self.device).clone() for key, value in moments.items()}
+
+
+class Actor:
+    """Plans for ``N`` lanes, each with its own warm start, from one stream of noise."""
+
+    def __init__(self, agent: Agent, *, lanes: int, seed: int) -> None:
+        self.agent = agent
+        self.lanes = lanes
+        self.generator = torch.Generator(agent.device).manual_seed(seed)
+        self.mean = torch.zeros(agent.config.planner.horizon, lanes, agent.spec.action_dim, device=agent.device)
+
+    @torch.no_grad()
+    def act(self, observations: Float[Tensor, "N O"], *, step: int, explore: bool) -> Float[Tensor, "N A"]:
+        """Actions in [-1, 1]: the plan's mean, or in training a random elite with exploration noise.
+
+        Args:
+            observations: in sensor units.
+            step: agent step, for the schedules of horizon and deviation.
+            explore: whether to explore.
+
+        Raises:
+            NonFiniteError: the plan is not finite.
+        """
+        plan, min_std = self._plan(observations.to(self.agent.device), step)
+        if not torch.isfinite(plan.value).all():
+            raise NonFiniteError(f"the plan is not finite at agent step {step}")
+        action = self._explore(plan, min_std) if explore else plan.mean[0]
+        return action.clamp(-1, 1).cpu()
+
+    def forget(self, ended: Bool[Tensor, "N"]) -> None:
+        """Drop the warm start of lanes whose episode ended."""
+        self.mean[:, ended.to(self.mean.device)] = 0
+
+    def _plan(self, observations: Tensor, step: int) -> tuple[Plan, float]:
+        agent, config = self.agent, self.agent.config.planner
+        horizon, min_std = min(config.horizon, int(config.horizon_schedule(step))), config.std(step)
+        noise = draw_noise(
+            self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
+        )
+        model = agent.planning_model()
+        plan = mppi(
+            model,
+            model.encode(observations),
+            self.mean[:horizon],
+            noise,
+            config=config,
+            discount=agent.config.loss.discount,
+            min_std=min_std,
+            evaluate=agent.imagine,
+        )
+        self.mean[:horizon] = plan.mean
+        self.mean = shift(self.mean)
+        return plan, min_std
+
+    def _explore(self, plan: Plan, min_std: float) -> Float[Tensor, "N A"]:
+        pick = torch.multinomial(plan.weights, 1, generator=self.generator)
+        index = pick[:, :, None].expand(-1, -1, plan.elites.shape[-1])
+        elite = plan.elites[0].gather(1, index).squeeze(1)
+        noise = torch.randn(elite.shape, generator=self.generator, device=elite.device)
+        return elite + plan.std[0] * noise
+
+    def state(self) -> dict[str, Tensor]:
+        """Warm starts and noise stream."""
+        return {"mean": self.mean, "generator": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.mean = state["mean"].to(self.agent.device).clone()
+        self.generator.set_state(state["generator"])
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:
+    """The precision that ``auto`` stands for on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"

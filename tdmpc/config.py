@@ -1,0 +1,173 @@
+"""Frozen, typed settings; the command line and its help are made from these classes.
+
+What the environment tells (dimensions, action repeat) lives in ``EnvSpec``. Preset
+``reference`` is the published setting of TD-MPC (arXiv 2203.04955); where the default
+differs, ``docs/algorithm.md`` gives the measurement that earned it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+Precision = Literal["float32", "bfloat16"]
+Widths = tuple[int, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Hidden widths of each component, layer by layer: a pruned model differs only here."""
+
+    latent: int = 50
+    encoder: Widths = (256,)
+    dynamics: Widths = (512, 512)
+    reward: Widths = (512, 512)
+    termination: Widths = (512, 512)
+    """Built only for environments that can terminate."""
+    policy: Widths = (512, 512)
+    value: Widths = (512, 512)
+    value_heads: int = 2
+    """Members of the value ensemble; the planner and the targets take their minimum."""
+    scale_rewards: bool = True
+    """Learn rewards and values in units of the largest reward seen, rounded up to a power of two."""
+    normalize_observations: bool = True
+    """Standardise observations by their running mean and deviation, inside the encoder."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A value that goes from ``start`` to ``end`` in ``steps`` agent steps, then stays."""
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The value at an agent step."""
+        progress = min(max(step / self.steps, 0.0), 1.0) if self.steps else 1.0
+        return self.start + progress * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """MPPI with policy trajectories (arXiv 2203.04955, section 3 and its code)."""
+
+    horizon: int = 5
+    samples: int = 512
+    policy_trajectories: int = 25
+    """Plans proposed by the policy prior, besides ``samples``."""
+    elites: int = 64
+    iterations: int = 6
+    temperature: float = 0.5
+    momentum: float = 0.1
+    """Share of the old mean kept in each iteration."""
+    max_std: float = 2.0
+    std: Linear = Linear(0.5, 0.05, 25_000)
+    """Least planning deviation and deviation of the exploration noise, over agent steps."""
+    horizon_schedule: Linear = Linear(1, 5, 25_000)
+    """Planning horizon over agent steps, capped by ``horizon``."""
+    policy_std: float = 0.05
+    """Deviation of the policy's actions in its trajectories and in the value targets."""
+    policy_noise_clip: float = 0.3
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Objective and optimiser of the world model and the policy."""
+
+    discount: float = 0.99
+    horizon: int = 5
+    """Transitions unrolled in an update."""
+    rho: float = 0.5
+    """Weight of each further step of the unroll."""
+    consistency: float = 2.0
+    reward: float = 0.5
+    value: float = 0.1
+    termination: float = 0.5
+    learning_rate: float = 1e-3
+    gradient_clip: float = 10.0
+    target_rate: float = 0.01
+    """Share of the online weights that moves into the target network."""
+    target_period: int = 2
+    """Updates between two moves of the target network."""
+    consistency_width: int = 50
+    """What the summed latent error is divided by: the initial latent width, so that pruning keeps its scale."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Prioritised sequence replay (arXiv 1511.05952)."""
+
+    capacity: int = 1_000_000
+    """Agent steps kept."""
+    alpha: float = 0.6
+    """Exponent of the priority; 0 samples uniformly."""
+    beta: float = 0.4
+    """Exponent of the importance weights."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    env: str
+    """Environment id: a Gymnasium id, ``module:Id-v0``, or the short name of a dm_control task."""
+    seed: int = 0
+    """Governs python, numpy, torch and the environment."""
+    env_steps: int = 100_000
+    """Length of the run in environment steps, action repeat included, as in published curves."""
+    random_steps: int = 1_000
+    """Agent steps of uniformly random actions before learning starts."""
+    pretrain_updates: int | None = None
+    """Updates made at the end of the random start; as many as its steps when not given."""
+    updates_per_step: float = 1.0
+    """Updates for each agent step."""
+    batch_size: int = 512
+    num_envs: int = 1
+    """Environments stepped together, sharing one batched planner."""
+    action_repeat: int | None = None
+    """Environment steps for each decision; the published value of the domain when not given."""
+    terminates: bool | None = None
+    """Whether episodes can end before their time limit; found out by random play when not given."""
+    eval_every: int = 0
+    """Environment steps between two evaluations; 0 for none."""
+    eval_episodes: int = 5
+    """Episodes of each evaluation, the one at the end included."""
+    checkpoint_every: int = 10_000
+    """Environment steps between two checkpoints."""
+    device: str = "cpu"
+    """Torch device, for example ``cpu`` or ``cuda``."""
+    threads: int = 0
+    """Threads of the tensor library; 0 for all cores. State it beside every timing."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; ``auto`` is bfloat16 where the processor multiplies it natively."""
+    compile: bool = False
+    """Compile the planner and the update (needs a C++ compiler; half a minute at the start, then faster)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config as JSON can hold it; ``from_json`` takes it back."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuild a config from ``to_json``; settings that were added since then get their defaults."""
+    hints = get_type_hints(kind)
+    known = {name: value for name, value in values.items() if name in hints}
+    return kind(**{name: _rebuild(hints[name], value) for name, value in known.items()})
+
+
+def _rebuild(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_json(hint, value)
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows only lists: [["a", [2]]] -> (("a", (2,)),)."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,175 @@
+"""Model predictive path integral planning with policy trajectories (arXiv 2203.04955, section 3).
+
+A pure, batched function of (model, latent, previous mean, noise): the same code acts in
+training, in evaluation and in an exported graph, where randomness has to be an input.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tdmpc.config import ModelConfig, PlannerConfig
+from tdmpc.spec import EnvSpec
+from tdmpc.world_model import WorldModel
+
+
+class PlanNoise(NamedTuple):
+    """Standard normal draws that one plan consumes."""
+
+    samples: Float[Tensor, "I H B N A"]
+    policy: Float[Tensor, "H B P A"]
+
+
+class Plan(NamedTuple):
+    """What a plan ends with."""
+
+    mean: Float[Tensor, "H B A"]
+    std: Float[Tensor, "H B A"]
+    elites: Float[Tensor, "H B K A"]
+    weights: Float[Tensor, "B K"]
+    """Share of each elite in the mean; they sum to one."""
+    value: Float[Tensor, "B"]
+    """Weighted return of the elites, in model units."""
+
+
+def draw_noise(
+    generator: torch.Generator, *, config: PlannerConfig, horizon: int, batch: int, action_dim: int
+) -> PlanNoise:
+    """Noise for one batch of plans, on the generator's device."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, action_dim, generator=generator, device=generator.device)
+
+    return PlanNoise(
+        samples=normal(config.iterations, horizon, batch, config.samples),
+        policy=normal(horizon, batch, config.policy_trajectories),
+    )
+
+
+def imagine(
+    model: WorldModel, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"], *, discount: float
+) -> Float[Tensor, "B N"]:
+    """Return of action sequences in the model: rewards on the way, then the value of the policy's action."""
+    z = z[:, None].expand(-1, actions.shape[2], -1)
+    total = torch.zeros(actions.shape[1:3], device=actions.device)
+    survival = torch.ones_like(total)
+    for action in actions:
+        total = total + survival * model.head.read(model.reward(z, action))
+        z = model.next(z, action)
+        survival = survival * discount
+        if model.can_terminate:
+            survival = survival * torch.sigmoid(-model.terminates(z))
+    return total + survival * model.value(z, model.pi(z))
+
+
+def mppi(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    mean: Float[Tensor, "H B A"],
+    noise: PlanNoise,
+    *,
+    config: PlannerConfig,
+    discount: float,
+    min_std: float,
+    evaluate: Callable[..., Tensor] = imagine,
+) -> Plan:
+    """Plan ``H`` actions from each of ``B`` latents.
+
+    Args:
+        model: the world model; its weights are only read.
+        z: where the plans start.
+        mean: the previous plan, already shifted by one decision; zeros at the start of an episode.
+        noise: standard normal draws; the function has no other randomness.
+        config: numbers of samples, elites and iterations, temperature, momentum.
+        discount: of rewards along the plan.
+        min_std: least deviation of the samples.
+        evaluate: a compiled ``imagine``, used for the sampled plans.
+    """
+    proposals = policy_plans(model, z, noise.policy, config=config)
+    proposal_values = imagine(model, z, proposals, discount=discount)
+    std = torch.full_like(mean, config.max_std)
+    plan = None
+    for draws in noise.samples:
+        samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
+        values = torch.cat([evaluate(model, z, samples, discount=discount), proposal_values], dim=-1)
+        actions = torch.cat([samples, proposals], dim=2)
+        plan = refit(mean, actions, values, config=config, min_std=min_std)
+        mean, std = plan.mean, plan.std
+    assert plan is not None, "a planner needs at least one iteration"
+    return plan
+
+
+def policy_plans(
+    model: WorldModel, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"], *, config: PlannerConfig
+) -> Float[Tensor, "H B P A"]:
+    """Action sequences that the policy prior takes in the model."""
+    z = z[:, None].expand(-1, noise.shape[2], -1)
+    actions = []
+    for draws in noise:
+        actions.append(perturb(model.pi(z), draws, config=config))
+        z = model.next(z, actions[-1])
+    return torch.stack(actions)
+
+
+def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, config: PlannerConfig) -> Tensor:
+    """A policy action with its clipped exploration noise, inside [-1, 1]."""
+    jitter = (config.policy_std * noise).clamp(-config.policy_noise_clip, config.policy_noise_clip)
+    return (action.float() + jitter).clamp(-1, 1)
+
+
+def refit(
+    mean: Float[Tensor, "H B A"],
+    actions: Float[Tensor, "H B M A"],
+    values: Float[Tensor, "B M"],
+    *,
+    config: PlannerConfig,
+    min_std: float,
+) -> Plan:
+    """Move the sampling distribution to the elites, each weighted by exp(temperature x advantage)."""
+    best = values.topk(config.elites, dim=-1)
+    index = best.indices[None, :, :, None].expand(actions.shape[0], -1, -1, actions.shape[-1])
+    elites = actions.gather(2, index)
+    weights = torch.softmax(config.temperature * best.values, dim=-1)
+    share = weights[None, :, :, None]
+    fitted = (share * elites).sum(2)
+    std = (share * (elites - fitted[:, :, None]).square()).sum(2).sqrt()
+    return Plan(
+        mean=config.momentum * mean + (1 - config.momentum) * fitted,
+        std=std.clamp(min_std, config.max_std),
+        elites=elites,
+        weights=weights,
+        value=(weights * best.values).sum(-1),
+    )
+
+
+def shift(mean: Float[Tensor, "H B A"]) -> Float[Tensor, "H B A"]:
+    """The plan one decision later; nothing is known of its last step."""
+    return torch.cat([mean[1:], torch.zeros_like(mean[:1])])
+
+
+def mlp_macs(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
+    """Multiply-adds of one row through a perceptron, biases and activations not counted."""
+    widths = (inputs, *hidden, outputs)
+    return sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+
+
+def planning_macs(model: ModelConfig, spec: EnvSpec, planner: PlannerConfig) -> dict[str, int]:
+    """Multiply-adds that each component spends in one plan at the full horizon."""
+    joint = model.latent + spec.action_dim
+    sampled = planner.samples * planner.iterations
+    paths = sampled + planner.policy_trajectories
+    steps = paths * planner.horizon
+    proposed = planner.policy_trajectories * planner.horizon
+    macs = {
+        "encoder": mlp_macs(spec.observation_dim, model.encoder, model.latent),
+        "dynamics": (steps + proposed) * mlp_macs(joint, model.dynamics, model.latent),
+        "reward": steps * mlp_macs(joint, model.reward, 1),
+        "policy": (paths + proposed) * mlp_macs(model.latent, model.policy, spec.action_dim),
+        "value": paths * model.value_heads * mlp_macs(joint, model.value, 1),
+    }
+    if spec.terminates:
+        macs["termination"] = steps * mlp_macs(model.latent, model.termination, 1)
+    return macs

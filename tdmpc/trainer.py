@@ -1,0 +1,370 @@
+"""The training loop: act, store, learn, evaluate, save; and its exact continuation."""
+
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdmpc import checkpoint
+from tdmpc.agent import Actor, Agent, NonFiniteError
+from tdmpc.config import TrainConfig, from_json, to_json
+from tdmpc.envs import Environments, Transition
+from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
+from tdmpc.metrics import Sink
+from tdmpc.replay import Replay
+from tdmpc.spec import Batch, EnvSpec
+from tdmpc.state import below, prefixed
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The user asked to stop; everything has been saved."""
+
+
+class Trainer:
+    """Owns everything that a run is made of. ``run`` trains; ``state`` and ``restore`` make it resumable."""
+
+    def __init__(self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink) -> None:
+        self.config, self.spec, self.folder, self.sink = config, spec, folder, sink
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        _seed_everything(config.seed)
+        self.agent = Agent(config, spec)
+        self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
+        self.envs = Environments(
+            spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat
+        )
+        self.replay = Replay(
+            config.replay,
+            observation_dim=spec.observation_dim,
+            action_dim=spec.action_dim,
+            horizon=config.loss.horizon,
+            lanes=config.num_envs,
+            seed=config.seed + 2,
+        )
+        self.exploration = np.random.default_rng(config.seed + 3)
+        self.observations = self.envs.reset()
+        self.agent_steps = 0
+        self.episodes = 0
+        self.returns = np.zeros(config.num_envs)
+        self.lengths = np.zeros(config.num_envs, dtype=np.int64)
+        self.window = Window()
+        self.wall_s = 0.0
+        self.stop_requested = False
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far, action repeat included."""
+        return self.agent_steps * self.spec.action_repeat
+
+    # The loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end of the run.
+
+        Raises:
+            Interrupted: ``stop_requested`` was set; a checkpoint has been written.
+            NonFiniteError: what was not finite, and when; a dump has been written.
+            CheckpointError: a checkpoint could not be written.
+        """
+        started = time.perf_counter() - self.wall_s
+        if self.agent_steps == 0:
+            self.save()
+        try:
+            while self.env_steps < self.config.env_steps:
+                self._decide()
+                self._learn()
+                self.wall_s = time.perf_counter() - started
+                self._evaluate_if_due()
+                self.sink.progress(self.env_steps)
+                if self._crossed(self.config.checkpoint_every):
+                    self.save()
+            self.save()
+        except Interrupted:
+            self.save()
+            raise
+
+    def _decide(self) -> None:
+        with self.window.timer("plan"):
+            actions = self._actions()
+        with self.window.timer("environment"):
+            transition = self.envs.step(actions)
+        self._check(transition)
+        self.replay.add(
+            self.observations,
+            actions,
+            transition.rewards,
+            transition.terminated,
+            transition.truncated,
+            transition.observations,
+        )
+        self.agent.observe(torch.from_numpy(transition.observations), torch.from_numpy(transition.rewards))
+        self.agent_steps += self.config.num_envs
+        self.window.decisions += self.config.num_envs
+        self.returns += transition.rewards
+        self.lengths += 1
+        self.observations = transition.observations
+        ended = transition.terminated | transition.truncated
+        if ended.any():
+            self._finish(ended)
+
+    def _actions(self) -> np.ndarray:
+        if self.agent_steps < self.config.random_steps:
+            shape = (self.config.num_envs, self.spec.action_dim)
+            return self.exploration.uniform(-1, 1, shape).astype(np.float32)
+        observations = torch.from_numpy(self.observations)
+        return self.actor.act(observations, step=self.agent_steps, explore=True).numpy()
+
+    def _finish(self, ended: np.ndarray) -> None:
+        for lane in np.flatnonzero(ended):
+            self.episodes += 1
+            self.sink.log(self._row(lane))
+        self.window = Window()
+        self.returns[ended], self.lengths[ended] = 0.0, 0
+        self.observations = self.envs.begin(ended)
+        self.actor.forget(torch.from_numpy(ended))
+
+    def _row(self, lane: int) -> dict[str, Any]:
+        planner = self.config.planner
+        return {
+            "kind": "train",
+            "env_steps": self.env_steps,
+            "agent_steps": self.agent_steps,
+            "episode": self.episodes,
+            "return": float(self.returns[lane]),
+            "length": int(self.lengths[lane]),
+            "updates": self.agent.updates,
+            "std": planner.std(self.agent_steps),
+            "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
+            "reward_scale": self.agent.model.reward_scale.item(),
+            "wall_s": round(self.wall_s, 3),
+            **self.window.summary(),
+        }
+
+    def _learn(self) -> None:
+        due = self._updates_due()
+        while self.agent.updates < due and self.replay.windows:
+            with self.window.timer("replay"):
+                batch = self.replay.sample(self.config.batch_size).to(self.agent.device)
+            with self.window.timer("update"):
+                self._update(batch)
+            self._stop_if_asked()
+        self._stop_if_asked()
+
+    def _updates_due(self) -> int:
+        """Updates that should have been made by now: 1,000 random steps, then one a step -> 1,000 + steps since."""
+        since = self.agent_steps - self.config.random_steps
+        if since < 0:
+            return 0
+        pretrain = self.config.pretrain_updates
+        return (self.config.random_steps if pretrain is None else pretrain) + int(since * self.config.updates_per_step)
+
+    def _update(self, batch: Batch) -> None:
+        try:
+            update = self.agent.update(batch)
+        except NonFiniteError as error:
+            raise self._dump(error, prefixed("batch", batch.tensors())) from error
+        self.replay.update_priorities(batch.indices, update.priorities.cpu().numpy())
+        self.window.add(update.metrics)
+
+    def _evaluate_if_due(self) -> None:
+        if not self.config.eval_every or not self._crossed(self.config.eval_every):
+            return
+        result = self.evaluate(self.config.eval_episodes)
+        self.sink.log(
+            {
+                "kind": "eval",
+                "env_steps": self.env_steps,
+                "agent_steps": self.agent_steps,
+                "return_mean": result.return_mean,
+                "return_std": result.return_std,
+                "episodes": len(result.returns),
+                "time/plan_ms": result.decision_ms_p50,
+                "wall_s": round(self.wall_s, 3),
+            }
+        )
+
+    def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:
+        """Play episodes without exploration; training is not disturbed by it."""
+        return evaluate(
+            self.agent,
+            step=self.agent_steps,
+            episodes=episodes,
+            seed=self.config.seed + EVALUATION_STREAM,
+            record=record,
+            between_decisions=self._stop_if_asked,
+        )
+
+    def _crossed(self, every: int) -> bool:
+        """Whether the last decision reached or passed a multiple of ``every``: counts need not divide."""
+        before = self.env_steps - self.config.num_envs * self.spec.action_repeat
+        return self.env_steps // every > before // every
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_requested:
+            raise Interrupted
+
+    # What must not happen --------------------------------------------------------------------------------------
+
+    def _check(self, transition: Transition) -> None:
+        for name, values in {"observation": transition.observations, "reward": transition.rewards}.items():
+            if not np.isfinite(values).all():
+                lane = int(np.flatnonzero(~np.isfinite(values).reshape(self.config.num_envs, -1).all(1))[0])
+                error = NonFiniteError(
+                    f"the environment returned a {name} that is not finite at environment step {self.env_steps}, "
+                    f"lane {lane}: {values[lane]}"
+                )
+                evidence = {"observations": self.observations, "next": transition.observations}
+                raise self._dump(error, {key: torch.from_numpy(value) for key, value in evidence.items()})
+
+    def _dump(self, error: NonFiniteError, evidence: dict[str, Tensor]) -> NonFiniteError:
+        folder = self.folder / f"fault-{self.agent_steps}"
+        folder.mkdir(exist_ok=True)
+        checkpoint.save(folder, {**self.state()[0], **evidence}, {**self.state()[1], "error": str(error)})
+        return NonFiniteError(
+            f"{error}. Everything is in {folder}; the last checkpoint is untouched. Going on from it with "
+            f"another setting may help: a lower --loss.learning-rate or --precision float32."
+        )
+
+    # State -----------------------------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Write a checkpoint from which the run goes on exactly."""
+        tensors, meta = self.state()
+        path = checkpoint.save(self.folder, tensors, meta)
+        self.sink.artifact(path, self.env_steps)
+        return path
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything the run's future depends on: tensors, and what JSON holds."""
+        tensors = {
+            **prefixed("agent", self.agent.state()),
+            **prefixed("actor", self.actor.state()),
+            **prefixed("window", self.window.sums),
+            **prefixed("replay", {name: torch.from_numpy(array) for name, array in self.replay.state().items()}),
+            "trainer/observations": torch.from_numpy(self.observations),
+            "trainer/returns": torch.from_numpy(self.returns),
+            "trainer/lengths": torch.from_numpy(self.lengths),
+            "trainer/episodes": torch.from_numpy(self.envs.episodes),
+            "trainer/torch_rng": torch.get_rng_state(),
+        }
+        meta = {
+            "config": to_json(self.config),
+            "spec": to_json(self.spec),
+            "agent_steps": self.agent_steps,
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "wall_s": self.wall_s,
+            "window_updates": self.window.updates,
+            "window_decisions": self.window.decisions,
+            "exploration": self.exploration.bit_generator.state,
+            "python_rng": random.getstate(),
+            "numpy_rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+        }
+        return tensors, meta
+
+    def restore(self, saved: checkpoint.Checkpoint) -> str:
+        """Go on from a checkpoint of a run with the same config; tells what was restored."""
+        tensors, meta = saved.tensors, saved.meta
+        self.agent.load_state(below("agent", tensors))
+        self.actor.load_state(below("actor", tensors))
+        self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
+        self.returns = tensors["trainer/returns"].numpy().copy()
+        self.lengths = tensors["trainer/lengths"].numpy().copy()
+        self.agent_steps, self.episodes, self.wall_s = meta["agent_steps"], meta["episodes"], meta["wall_s"]
+        self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
+        environment = self._restore_environments(tensors)
+        self.exploration.bit_generator.state = meta["exploration"]
+        kind, numbers, gauss = meta["python_rng"]
+        random.setstate((kind, tuple(numbers), gauss))
+        np.random.set_state(tuple(meta["numpy_rng"]))
+        torch.set_rng_state(tensors["trainer/torch_rng"])
+        return (
+            f"restored {saved.path.name}: step {self.env_steps:,} of {self.config.env_steps:,}, "
+            f"{self.agent.updates:,} updates, {len(self.replay):,} transitions, both optimisers, "
+            f"random streams; {environment}"
+        )
+
+    def _restore_environments(self, tensors: dict[str, Tensor]) -> str:
+        """Play the running episodes again; where that leads elsewhere, start new ones."""
+        episodes = tensors["trainer/episodes"].numpy()
+        actions = [self.replay.episode_actions(lane) for lane in range(self.config.num_envs)]
+        self.observations = self.envs.restore(episodes, actions)
+        astray = (self.observations != tensors["trainer/observations"].numpy()).any(1)
+        if not astray.any():
+            return "the running episodes were played again and agree"
+        self.returns[astray], self.lengths[astray] = 0.0, 0
+        self.replay.cut(astray)
+        self.observations = self.envs.begin(astray)
+        self.actor.forget(torch.from_numpy(astray))
+        return f"{astray.sum()} running episode(s) could not be played again exactly and start anew"
+
+
+class Window:
+    """Losses and times since the last logged episode."""
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, updates: int = 0, decisions: int = 0) -> None:
+        self.sums = {name: value.clone() for name, value in (sums or {}).items()}
+        self.updates = updates
+        self.decisions = decisions
+        self.seconds: dict[str, float] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Count one update's metrics."""
+        self.updates += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def timer(self, name: str) -> "Stopwatch":
+        """Adds the time inside a ``with`` block to a part of the loop."""
+        return Stopwatch(self.seconds, name)
+
+    def summary(self) -> dict[str, float]:
+        """Means over the updates, milliseconds for each decision or update, decisions a second."""
+        means = {name: value.item() / self.updates for name, value in self.sums.items()}
+        counts = {"update": self.updates, "replay": self.updates}
+        times = {
+            f"time/{name}_ms": 1000 * seconds / max(counts.get(name, self.decisions), 1)
+            for name, seconds in self.seconds.items()
+        }
+        total = sum(self.seconds.values())
+        return {**means, **times, "decisions_per_s": self.decisions / total if total else 0.0}
+
+
+class Stopwatch:
+    """Adds up the time spent in ``with`` blocks."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def load_agent(folder: Path, **overrides: Any) -> tuple[Agent, dict[str, Any]]:
+    """The agent of a run, without its replay, and what was saved beside it.
+
+    Args:
+        folder: a run folder.
+        overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile.
+    """
+    saved = checkpoint.load(folder, prefixes=("agent/",))
+    config = from_json(TrainConfig, {**saved.meta["config"], **overrides})
+    agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
+    agent.load_state(below("agent", saved.tensors))
+    return agent, saved.meta

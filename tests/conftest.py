@@ -1,0 +1,40 @@
+"""Every test starts alike: one thread, the same random numbers, no screen, no network."""
+
+import os
+import random
+import sys
+from ctypes.util import find_library
+
+# Before anything reads them; processes that a test starts inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than free cores spin at barriers
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("WANDB_MODE", "offline")
+if sys.platform == "linux" and find_library("EGL"):  # named but missing, it would break even the import of dm_control
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# No deadline: a neighbour on the same cores is no failure. Derandomised: the same commit gives the same result.
+hypothesis.settings.register_profile("tdmpc", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tdmpc")
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Give each test the same random numbers and one thread, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for libraries that draw from the global generator
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start slow tests first, half of them in each half: work stealing hands each of two workers one half."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    middle = len(quick) // 2
+    items[:] = [*slow[::2], *quick[:middle], *slow[1::2], *quick[middle:]]

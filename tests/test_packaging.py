@@ -1,0 +1,96 @@
+"""What is installed fits what is declared, and what is missing says how to mend it."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate()
+
+
+def lock() -> list[Requirement]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line) for line in lines if not line.startswith("#")]
+
+
+def declared() -> list[Requirement]:
+    """The direct dependencies that set-up installs on this Python: base, train and dev."""
+    extras = PROJECT["optional-dependencies"]
+    found = [Requirement(line) for line in [*PROJECT["dependencies"], *extras["train"], *extras["dev"]]]
+    return [requirement for requirement in found if requirement.name != PROJECT["name"] and applies(requirement)]
+
+
+def run_python(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code where a module looks as if it were not installed."""
+    return run_python("-c", f"import sys; sys.modules[{module!r}] = None; {code}")
+
+
+def test_lock_is_exact() -> None:
+    """The lock pins each distribution once, to one public version, from no particular place."""
+    pins = lock()
+    assert len({canonicalize_name(pin.name) for pin in pins}) == len(pins)
+    assert [str(pin) for pin in pins if not re.fullmatch(r"==[\w.]+", str(pin.specifier)) or pin.url] == []
+
+
+def test_lock_fits_what_is_declared() -> None:
+    """Every direct dependency is pinned, at a version within the range that pyproject.toml declares."""
+    pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in lock() if applies(pin)}
+    misfits = [
+        str(requirement)
+        for requirement in declared()
+        if not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"), prereleases=True)
+    ]
+    assert misfits == []
+
+
+def test_lock_is_complete() -> None:
+    """Set-up leaves no requirement open, but for labmaze, which has no wheel from Python 3.13 on."""
+    complaints = run_python("-m", "pip", "--disable-pip-version-check", "check").stdout.splitlines()
+    known = {"No broken requirements found."} if sys.version_info < (3, 13) else {"labmaze, which is not installed."}
+    assert [line for line in complaints if not any(line.endswith(text) for text in known)] == []
+
+
+@pytest.mark.parametrize("package", ["tdmpc", "compression", "deploy", "scripts"])
+def test_packages_are_not_hidden_by_namesakes(package: str, tmp_path: Path) -> None:
+    """From any folder a package's name finds the one of this checkout, not another distribution's or the stdlib's."""
+    found = run_python(
+        "-c", f"from importlib.util import find_spec; print(find_spec({package!r}).origin)", folder=tmp_path
+    )
+    assert found.stdout.strip() == str(ROOT / package / "__init__.py"), found.stderr
+
+
+def test_tdmpc_without_its_extra_says_what_to_install() -> None:
+    """Importing tdmpc where PyTorch is missing ends with the pip line that mends it."""
+    result = run_without("torch", "import tdmpc")
+    last = result.stderr.strip().splitlines()[-1:]
+    assert result.returncode == 1
+    assert [line for line in last if line.startswith("ImportError") and "pip install 'tdmpc[train]'" in line], last
+
+
+def test_deploy_needs_no_torch() -> None:
+    """Importing deploy works where PyTorch is missing."""
+    result = run_without("torch", "import deploy")
+    assert result.returncode == 0, result.stderr
+
+
+def test_one_console_command() -> None:
+    """The project installs one command, `tdmpc`."""
+    assert PROJECT["scripts"] == {"tdmpc": "scripts.main:main"}
