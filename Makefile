@@ -5,7 +5,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
-SHAPE_CHECKS := --jaxtyping-packages=tdmpc,compression,beartype.beartype
 
 .PHONY: demo test lint setup clean FORCE
 .DEFAULT_GOAL := setup
@@ -16,7 +15,7 @@ demo: setup
 # torch.compile and run-time shape checks do not go together, hence two passes.
 test: lint
 	$(PYTEST) -m compiles
-	$(PYTEST) -m "not compiles" $(SHAPE_CHECKS)
+	$(PYTEST) -m "not compiles" --shape-checks
 
 lint: setup
 	$(BIN)/ruff check .

@@ -207,7 +207,7 @@ def _construct(env_id: str, render: bool = False) -> gym.Env:
         options["task_kwargs"] = {"random": 0}  # lqr draws its springs when it is built, before any reset
     try:
         return _construct_rendering(env_id, options) if render else gym.make(env_id, **options)
-    except (gym.error.Error, ImportError) as error:
+    except (gym.error.Error, ImportError, AssertionError) as error:  # Gymnasium's checker of spaces asserts
         raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
 
 
@@ -358,7 +358,7 @@ def _probe(env: gym.Env, steps: int, seed: int = 0) -> bool:
             env.reset(seed=int(random.integers(2**31)))
         if hold == 0:
             hold = 2 ** int(random.integers(6))
-            action = random.choice(np.float32([-1, 1]), size=env.action_space.shape)
+            action = random.choice(np.array([-1, 1], np.float32), size=env.action_space.shape)
         hold -= 1
         _, _, terminated, ended, _ = env.step(action)
         if terminated:
@@ -452,7 +452,7 @@ class Environments:
         return Transition(observations.copy(), rewards.astype(np.float32), terminated, truncated)
 
     def restore(
-        self, episodes: Int[np.ndarray, "N"], actions: Sequence[Float32[np.ndarray, "T A"]]
+        self, episodes: Int[np.ndarray, "N"], actions: Sequence[Float32[np.ndarray, "_ A"]]
     ) -> Float32[np.ndarray, "N O"]:
         """Bring every lane back to mid-episode, bit for bit, by playing its episode again.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
 from tdmpc.envs import episode_seed, make_env
+from tdmpc.spec import EnvSpec
 
 Policy = Literal["planner", "prior"]
 
@@ -88,6 +89,11 @@ def evaluate(
             returns.append(total)
             lengths.append(length)
     return Evaluation(tuple(returns), tuple(lengths), tuple(times), tuple(frames))
+
+
+def frame_rate(spec: EnvSpec) -> float:
+    """Pictures a second at which a film runs in real time; 30 where the environment tells no period."""
+    return 1000 / spec.control_period_ms if spec.control_period_ms else 30.0
 
 
 def _decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Tensor:

@@ -24,7 +24,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, *, zero_last: bool = F
         linear = nn.Linear(fan_in, fan_out)
         nn.init.orthogonal_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ELU()]
+        layers += [linear, nn.ELU(inplace=True)]
     layers.pop()
     if zero_last:
         nn.init.zeros_(linear.weight)
@@ -59,5 +59,5 @@ class Ensemble(nn.Module):
         x = F.layer_norm(x.float(), x.shape[-1:], self.norm_weight[index].float(), self.norm_bias[index].float())
         x = torch.tanh(x).to(first[0].dtype)
         for weight, bias in hidden:
-            x = F.elu(F.linear(x, weight[index], bias[index]))
+            x = F.elu_(F.linear(x, weight[index], bias[index]))
         return F.linear(x, last[0][index], last[1][index])

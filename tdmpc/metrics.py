@@ -137,15 +137,16 @@ def read_rows(path: str | Path) -> list[dict[str, Value]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Value]]]:
-    """Each whole line with the row on it."""
-    lines = path.read_bytes().splitlines()
+    """Each whole line with the row on it; a line cut short has no newline."""
+    content = path.read_bytes()
+    lines = content.splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             if not isinstance(row, dict) or "env_steps" not in row:
                 raise ValueError("a row with 'env_steps' was expected")
         except ValueError as error:  # includes JSON and unicode errors
-            if number == len(lines):
+            if number == len(lines) and not content.endswith(b"\n"):
                 return
             raise ValueError(f"{path}, line {number}: not a metrics row ({error})") from error
         yield line, row

@@ -187,6 +187,7 @@ class Replay:
                 f"by what makes {self._horizon} of one episode, or by its termination"
             )
         starts = self._tree.draw(self._rng.random(batch_size))
+        leaves = self._tree[starts]
         steps = np.arange(self._horizon)[:, None] * self._lanes
         ended = np.logical_or.accumulate(self._terminated.take((starts + steps) % self._size))
         mask = np.ones(ended.shape, dtype=np.float32)
@@ -196,7 +197,6 @@ class Replay:
         rows[0] = starts
         rows[1:] = (starts + mask.cumsum(axis=0, dtype=np.int64) * self._lanes) % self._size
         read = from_numpy(self._rows.take(rows, axis=0))
-        leaves = self._tree[starts]
         return Batch(
             observations=read[..., : self._observation_dim],
             actions=read[:-1, :, self._observation_dim : -1],

@@ -86,9 +86,9 @@ class Trainer:
                 if self._crossed(self.config.checkpoint_every):
                     self.save()
             self.save()
-        except Interrupted:
+        except Interrupted as stopped:
             self.save()
-            raise
+            raise Interrupted(f"stopped and saved. Go on with: tdmpc train --resume {self.folder}") from stopped
 
     def _decide(self) -> None:
         with self.window.timer("plan"):
@@ -176,19 +176,7 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         if not self.config.eval_every or not self._crossed(self.config.eval_every):
             return
-        result = self.evaluate(self.config.eval_episodes)
-        self.sink.log(
-            {
-                "kind": "eval",
-                "env_steps": self.env_steps,
-                "agent_steps": self.agent_steps,
-                "return_mean": result.return_mean,
-                "return_std": result.return_std,
-                "episodes": len(result.returns),
-                "time/plan_ms": result.decision_ms_p50,
-                "wall_s": round(self.wall_s, 3),
-            }
-        )
+        self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
 
     def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:
         """Play episodes without exploration; training is not disturbed by it."""
@@ -304,6 +292,20 @@ class Trainer:
         self.observations = self.envs.begin(astray)
         self.actor.forget(torch.from_numpy(astray))
         return f"{astray.sum()} running episode(s) could not be played again exactly and start anew"
+
+
+def evaluation_row(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+    """An evaluation as the metrics record it."""
+    return {
+        "kind": "eval",
+        "env_steps": trainer.env_steps,
+        "agent_steps": trainer.agent_steps,
+        "return_mean": result.return_mean,
+        "return_std": result.return_std,
+        "episodes": len(result.returns),
+        "time/plan_ms": result.decision_ms_p50,
+        "wall_s": round(trainer.wall_s, 3),
+    }
 
 
 class Window:

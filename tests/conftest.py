@@ -1,9 +1,13 @@
-"""Every test starts alike: one thread, the same random numbers, no screen, no network."""
+"""Every test starts alike: one thread, the same random numbers, no screen, no network.
+
+``--shape-checks`` has the shapes in signatures checked at every call.
+"""
 
 import os
 import random
 import sys
 from ctypes.util import find_library
+from pathlib import Path
 
 # Before anything reads them; processes that a test starts inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than free cores spin at barriers
@@ -14,6 +18,7 @@ if sys.platform == "linux" and find_library("EGL"):  # named but missing, it wou
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -21,6 +26,23 @@ import torch
 # No deadline: a neighbour on the same cores is no failure. Derandomised: the same commit gives the same result.
 hypothesis.settings.register_profile("tdmpc", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tdmpc")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shape-checks", action="store_true", help="check the shapes in signatures at every call")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the modules that state shapes; none of them is imported yet."""
+    if config.getoption("shape_checks"):
+        files = [file for package in ("tdmpc", "compression", "deploy") for file in (ROOT / package).rglob("*.py")]
+        stating = [file for file in files if "from jaxtyping import" in file.read_text()]
+        modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in stating]
+        jaxtyping.install_import_hook(modules, CHECKER)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,15 @@ def test_deploy_needs_no_torch() -> None:
     """Importing deploy works where PyTorch is missing."""
     result = run_without("torch", "import deploy")
     assert result.returncode == 0, result.stderr
+
+
+def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
+    """Where shape checks are asked for, the modules that state shapes are loaded by jaxtyping."""
+    if not pytestconfig.getoption("shape_checks"):
+        pytest.skip("asked for with --shape-checks")
+    spec = find_spec("tdmpc.spec")
+    assert spec is not None
+    assert type(spec.loader).__module__.startswith("jaxtyping")
 
 
 def test_one_console_command() -> None:

@@ -133,10 +133,11 @@ def _line_ends(content: bytes) -> list[int]:
     return [index for index, byte in enumerate(content) if byte == ord("\n")]
 
 
-def test_a_foreign_file_is_named(tmp_path: Path) -> None:
-    """A bad line that is not the last one is an error with its file and number, and nothing is dropped."""
+@pytest.mark.parametrize("rest", ["", '{"env_steps": 16}\n'], ids=["last", "in the middle"])
+def test_a_foreign_file_is_named(tmp_path: Path, rest: str) -> None:
+    """A whole line that is not a row is an error with its file and number, and nothing is dropped."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"env_steps": 8}\nhello\n{"env_steps": 16}\n')
+    path.write_text('{"env_steps": 8}\nhello\n' + rest)
     for act in (lambda: read_rows(path), lambda: JsonlSink(path, resume_at=8)):
         with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
             act()

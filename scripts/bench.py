@@ -1,0 +1,186 @@
+"""``tdmpc bench``: what a plan and an update cost on this machine."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from tdmpc import runs
+from tdmpc.agent import Actor, Agent
+from tdmpc.config import ConfigError, Linear, ModelConfig, Precision, TrainConfig, preset
+from tdmpc.planner import planning_macs
+from tdmpc.spec import Batch, EnvSpec
+
+CARTPOLE = EnvSpec(
+    id="dm_control/cartpole-swingup-v0",
+    observation_dim=5,
+    action_dim=1,
+    action_low=(-1.0,),
+    action_high=(1.0,),
+    action_repeat=8,
+    terminates=False,
+    episode_steps=125,
+    control_period_ms=80.0,
+    observation_layout=(("position", (3,)), ("velocity", (2,))),
+)
+
+
+def _of_width(width: int) -> TrainConfig:
+    widths = {name: (width, width) for name in ("dynamics", "reward", "termination", "policy", "value")}
+    reference = preset("reference", CARTPOLE.id)
+    return dataclasses.replace(reference, model=dataclasses.replace(reference.model, **widths))
+
+
+SETTINGS: dict[str, Callable[[], TrainConfig]] = {
+    "reference": lambda: preset("reference", CARTPOLE.id),
+    "default": lambda: preset("default", CARTPOLE.id),
+    "width-256": lambda: _of_width(256),
+    "width-128": lambda: _of_width(128),
+    "width-48": lambda: _of_width(48),
+}
+
+
+@dataclass(frozen=True)
+class BenchArgs:
+    """Time plans and updates on synthetic data: medians of interleaved rounds, the planner at its full horizon."""
+
+    setting: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ("reference", "default")
+    """Any of reference, default, width-256, width-128, width-48: published sizes on cartpole-swingup, the default
+    preset, or the reference with narrower hidden layers."""
+    threads: int = 0
+    """Threads of the tensor library; 0 for all cores."""
+    precision: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    compile: bool = False
+    """Compile planner and update first."""
+    rounds: int = 5
+    """Rounds in which the settings take turns."""
+    calls: int = 5
+    """Plans and updates of each setting in a round."""
+    device: str = "cpu"
+    json: bool = False
+    """Print a list of JSON objects instead of a table."""
+
+
+class Bench:
+    """One agent of a setting, with something to plan from and to learn from."""
+
+    def __init__(self, setting: str, precision: Precision, args: BenchArgs) -> None:
+        config = SETTINGS[setting]()
+        # The full horizon from the first step on: what a trained agent pays.
+        planner = dataclasses.replace(config.planner, horizon_schedule=Linear(5, config.planner.horizon, 0))
+        config = dataclasses.replace(
+            config, env=CARTPOLE.id, planner=planner, precision=precision, device=args.device, compile=args.compile
+        )
+        torch.manual_seed(0)
+        self.setting, self.config = setting, config
+        self.agent = Agent(config, CARTPOLE)
+        self.actor = Actor(self.agent, lanes=1, seed=0)
+        self.batch = synthetic_batch(config).to(self.agent.device)
+        self.observation = torch.randn(1, CARTPOLE.observation_dim)
+        self.plan_ms: list[float] = []
+        self.update_ms: list[float] = []
+
+    def round(self, calls: int) -> None:
+        """Time some plans and updates."""
+        self.plan_ms += [self._time(self._plan) for _ in range(calls)]
+        self.update_ms += [self._time(self._update) for _ in range(calls)]
+
+    def warm_up(self) -> None:
+        """First calls compile, allocate and are not counted."""
+        for _ in range(3):
+            self._update()
+            self._plan()
+
+    def _plan(self) -> None:
+        self.actor.act(self.observation, step=0, explore=True)
+
+    def _update(self) -> None:
+        self.agent.update(self.batch)
+
+    def _time(self, call: Callable[[], None]) -> float:
+        started = time.perf_counter()
+        call()
+        if self.agent.device.type == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - started)
+
+    def row(self) -> dict[str, Any]:
+        """The figures."""
+        plan, update = float(np.median(self.plan_ms)), float(np.median(self.update_ms))
+        macs = sum(planning_macs(self.config.model, CARTPOLE, self.config.planner).values())
+        return {
+            "setting": self.setting,
+            "precision": self.agent.precision,
+            "compiled": self.config.compile,
+            "threads": torch.get_num_threads(),
+            "plan_ms_p50": round(plan, 2),
+            "plan_ms_p90": round(float(np.percentile(self.plan_ms, 90)), 2),
+            "update_ms_p50": round(update, 2),
+            "update_ms_p90": round(float(np.percentile(self.update_ms, 90)), 2),
+            "decisions_per_s": round(1000 / (plan + update), 2),
+            "planning_macs": macs,
+            "parameters": sum(parameter.numel() for parameter in self.agent.model.parameters()),
+            "horizon": self.config.planner.horizon,
+            "batch_size": self.config.batch_size,
+        }
+
+
+def synthetic_batch(config: TrainConfig) -> Batch:
+    """A batch of the right shapes; times do not depend on what is in it."""
+    steps, batch = config.loss.horizon, config.batch_size
+    return Batch(
+        observations=torch.randn(steps + 1, batch, CARTPOLE.observation_dim),
+        actions=torch.rand(steps, batch, CARTPOLE.action_dim) * 2 - 1,
+        rewards=torch.rand(steps, batch),
+        terminated=torch.zeros(steps, batch, dtype=torch.bool),
+        mask=torch.ones(steps, batch),
+        weights=torch.ones(batch),
+        indices=np.arange(batch),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, measure, print."""
+    args = tyro.cli(BenchArgs, args=arguments, prog="tdmpc bench")
+    unknown = sorted(set(args.setting) - SETTINGS.keys())
+    if unknown:
+        raise ConfigError(f"there is no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    before = os.getloadavg()[0]
+    benches = [Bench(setting, precision, args) for setting in args.setting for precision in args.precision]
+    for bench in benches:
+        bench.warm_up()
+    for _ in range(args.rounds):
+        for bench in benches:
+            bench.round(args.calls)
+    machine = {
+        "device": args.device,
+        "processor": runs.processor(),
+        "torch": torch.__version__,
+        "load_before": round(before, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+    }
+    rows = [{**bench.row(), **machine} for bench in benches]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show(rows, machine)
+    return 0
+
+
+def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
+    columns = ("setting", "precision", "threads", "plan_ms_p50", "update_ms_p50", "decisions_per_s")
+    table = Table(*columns, title=", ".join(f"{name} {value}" for name, value in machine.items()))
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)

@@ -1,0 +1,27 @@
+"""``tdmpc envs``: what can be trained."""
+
+from dataclasses import dataclass
+
+import tyro
+from tyro.conf import Positional
+
+from tdmpc.envs import UnsupportedEnvironment, available
+
+
+@dataclass(frozen=True)
+class EnvsArgs:
+    """List environments by id, with the short name where there is one."""
+
+    pattern: Positional[str] = ""
+    """Part of a name, or a glob such as ``*walker*``."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print one environment a line."""
+    args = tyro.cli(EnvsArgs, args=arguments, prog="tdmpc envs")
+    names = available(args.pattern)
+    if not names:
+        raise UnsupportedEnvironment(f"no environment matches {args.pattern!r}; 'tdmpc envs' lists all")
+    for name in names:
+        print(f"{name.id:<48} {name.short or ''}".rstrip())
+    return 0

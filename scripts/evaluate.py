@@ -1,0 +1,71 @@
+"""``tdmpc evaluate``: play episodes with the agent of a run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from tdmpc import runs
+from tdmpc.config import ConfigError
+from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
+from tdmpc.trainer import load_agent
+from tdmpc.video import write_video
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Play whole episodes without exploration and report the return."""
+
+    run: Positional[Path]
+    """Run folder."""
+    episodes: int = 10
+    policy: Literal["planner", "prior"] = "planner"
+    """``planner`` plans every action; ``prior`` takes the policy network's alone."""
+    seed: int | None = None
+    """Of episodes and planner noise; the run's evaluation seed when not given."""
+    video: bool = False
+    """Film the first episode into the run folder."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    device: str = "cpu"
+    threads: int = 0
+    """Threads of the tensor library; 0 for all cores."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, play, print."""
+    args = tyro.cli(EvaluateArgs, args=arguments, prog="tdmpc evaluate")
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, got {args.episodes}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    agent, meta = load_agent(args.run, device=args.device, precision=args.precision, compile=False)
+    seed = agent.config.seed + EVALUATION_STREAM if args.seed is None else args.seed
+    result = evaluate(
+        agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy=args.policy, record=args.video
+    )
+    summary = {**runs.summary(agent, result, meta=meta), "policy": args.policy}
+    if args.video:
+        path = args.run / runs.VIDEO
+        write_video(path, result.frames, frame_rate(agent.spec))
+        summary["video"] = str(path)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        show(summary, title=str(args.run))
+    return 0
+
+
+def show(summary: dict[str, object], *, title: str) -> None:
+    """A two-column table of a summary."""
+    table = Table("figure", "value", title=title)
+    for name, value in summary.items():
+        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)

@@ -1,0 +1,61 @@
+"""The command ``tdmpc``: one short file for each sub-command."""
+
+import difflib
+import importlib
+import logging
+import sys
+
+COMMANDS = {
+    "train": "train an agent, or go on with a run",
+    "evaluate": "play episodes with a trained agent",
+    "envs": "list the environments that can be trained",
+    "bench": "measure plans, updates and decisions",
+    "demo": "train, evaluate and show an agent in a few minutes",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a sub-command; what a user can cause is one line on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        return _fail(f"there is no command {name!r}.{hint} See: tdmpc --help")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("absl", "OpenGL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return importlib.import_module(f"scripts.{name}").main(rest)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        return _fail(str(error))
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message was written for the user; anything else is a fault of ours and keeps its traceback."""
+    if isinstance(error, ImportError):
+        return "pip install" in str(error)
+    from scripts.errors import EXPECTED
+
+    return isinstance(error, EXPECTED)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return f"usage: tdmpc COMMAND ...\n\n{rows}\n\n'tdmpc COMMAND --help' explains every option."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

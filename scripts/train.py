@@ -1,0 +1,185 @@
+"""``tdmpc train``: from an environment id to a run folder with an agent."""
+
+import dataclasses
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from tdmpc import checkpoint, runs
+from tdmpc.config import ConfigError, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.envs import describe, resolve
+from tdmpc.evaluation import Evaluation, frame_rate
+from tdmpc.figures import PUBLISHED, learning_curve, training_panels
+from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
+from tdmpc.spec import EnvSpec
+from tdmpc.trainer import Interrupted, Trainer, evaluation_row
+from tdmpc.video import write_video
+
+log = logging.getLogger("tdmpc")
+
+CHANGEABLE = {"env_steps", "eval_every", "eval_episodes", "checkpoint_every", "threads", "device", "compile"}
+"""Settings that may differ when a run goes on; the others are part of what it learned."""
+
+
+@dataclass(frozen=True)
+class TrackArgs:
+    """Weights & Biases; files in the run folder are written in any case."""
+
+    mode: Annotated[Literal["disabled", "offline", "online"], tyro.conf.arg(name="wandb")] = "disabled"
+    """Whether and where to log."""
+    project: Annotated[str, tyro.conf.arg(name="wandb-project")] = "tdmpc"
+    group: Annotated[str | None, tyro.conf.arg(name="wandb-group")] = None
+    """Runs that belong together, for example the seeds of one experiment."""
+    tags: Annotated[tuple[str, ...], tyro.conf.arg(name="wandb-tags")] = ()
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a TD-MPC agent. Every setting below can be set here; the defaults shown are the preset's."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    preset: PresetName = "default"
+    """Where the settings start: ``default`` for a CPU, ``reference`` as published."""
+    run_dir: Path | None = None
+    """New folder for the run; runs/ENV-SEED when not given."""
+    resume: Path | None = None
+    """Go on with this run instead; ENV is not needed then."""
+    video: bool = False
+    """Film the first episode of the final evaluation."""
+    track: Annotated[TrackArgs, tyro.conf.arg(name="")] = field(default_factory=TrackArgs)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, then train or resume."""
+    args = parse(arguments)
+    try:
+        if args.resume is None:
+            start(args)
+        else:
+            resume(args, args.resume)
+    except Interrupted as stopped:
+        log.info(str(stopped))
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> TrainArgs:
+    """Two passes: the preset, or the run to go on with, decides the defaults of everything else."""
+    args = _parse(arguments, preset("default", ""))
+    if args.resume is not None:
+        saved = runs.config(args.resume)
+        args = _parse(arguments, saved)
+        _refuse_changes(saved, args)
+    else:
+        if not args.config.env:
+            raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
+        env = resolve(args.config.env)
+        args = _parse(arguments, preset(args.preset, env))
+        args = dataclasses.replace(args, config=dataclasses.replace(args.config, env=env))
+    check(args.config)
+    return args
+
+
+def _parse(arguments: list[str], config: TrainConfig) -> TrainArgs:
+    return tyro.cli(TrainArgs, args=arguments, default=TrainArgs(config), prog="tdmpc train")
+
+
+def _refuse_changes(saved: TrainConfig, args: TrainArgs) -> None:
+    before, after = to_json(saved), to_json(args.config)
+    changed = sorted(name for name in before if before[name] != after[name] and name not in CHANGEABLE)
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change when a run goes on; only {', '.join(sorted(CHANGEABLE))} can. "
+            f"Start a new run instead of --resume {args.resume}"
+        )
+
+
+def start(args: TrainArgs) -> dict[str, Any]:
+    """A new run: make its folder, train, evaluate. Returns the summary."""
+    spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
+    short = spec.id.rpartition("/")[2].rpartition(":")[2]
+    folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
+    runs.write_json(folder / runs.CONFIG, {"config": to_json(args.config), "spec": to_json(spec)})
+    ending = "can end early" if spec.terminates else "end at their time limit (random play saw no other end)"
+    log.info(
+        "%s into %s: %d observations, %d actions, action repeat %d; episodes %s",
+        *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, ending),
+    )
+    return _train(args, spec, folder, None)
+
+
+def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
+    """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
+    spec = runs.spec(folder)
+    saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
+    if saved is None:
+        log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
+    return _train(args, spec, folder, saved)
+
+
+def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:
+    begin = 0 if saved is None else saved.meta["env_steps"]
+    with (
+        ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
+        JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
+        _wandb(args, folder) as wandb,
+    ):
+        sink = Metrics([console, rows, wandb])
+        trainer = Trainer(args.config, spec, folder, sink)
+        if saved is not None:
+            log.info(trainer.restore(saved))
+        with _stop_on_interrupt(trainer):
+            trainer.run()
+            result = trainer.evaluate(args.config.eval_episodes, record=args.video)
+        return _conclude(trainer, result, sink)
+
+
+def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any]:
+    """Write what a finished run shows: summary, curves, film."""
+    folder, spec = trainer.folder, trainer.spec
+    meta = {"env_steps": trainer.env_steps, "agent_steps": trainer.agent_steps, "wall_s": trainer.wall_s}
+    summary = runs.summary(trainer.agent, result, meta=meta)
+    runs.write_json(folder / runs.SUMMARY, summary)
+    sink.log(evaluation_row(trainer, result))
+    rows = read_rows(folder / runs.METRICS)
+    learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
+    training_panels(rows, folder / runs.PANELS, title=spec.id)
+    if result.frames:
+        write_video(folder / runs.VIDEO, result.frames, frame_rate(spec))
+        sink.video(folder / runs.VIDEO, trainer.env_steps)
+    log.info("return %.1f +- %.1f over %d episodes", result.return_mean, result.return_std, len(result.returns))
+    return summary
+
+
+def _wandb(args: TrainArgs, folder: Path) -> Sink:
+    return WandbSink(
+        args.track.mode,
+        project=args.track.project,
+        config=to_json(args.config),
+        run_dir=folder,
+        name=folder.name,
+        group=args.track.group,
+        tags=args.track.tags,
+    )
+
+
+@contextmanager
+def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) saves and stops; a second one stops at once."""
+
+    def stop(*_: object) -> None:
+        trainer.stop_requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

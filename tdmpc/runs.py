@@ -1,0 +1,130 @@
+"""Run folders: what a training leaves behind, never overwritten."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tdmpc import checkpoint
+from tdmpc.agent import Agent
+from tdmpc.config import TrainConfig, from_json
+from tdmpc.evaluation import Evaluation
+from tdmpc.planner import planning_macs
+from tdmpc.spec import EnvSpec
+
+CONFIG, METRICS, SUMMARY, CURVE, PANELS, VIDEO = (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "learning_curve.png",
+    "training.png",
+    "video.mp4",
+)
+
+
+class RunError(ValueError):
+    """A run folder cannot be used as asked; the message says what to do."""
+
+
+def create(folder: Path) -> Path:
+    """Make a new run folder.
+
+    Raises:
+        RunError: it exists and is not empty, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise RunError(
+                f"{folder} exists and is never overwritten. Go on with it by: tdmpc train --resume {folder}; "
+                "or choose another --run-dir"
+            )
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise RunError(f"cannot write into {folder}: {error.strerror}. Choose another --run-dir") from error
+    return folder
+
+
+def config(folder: Path) -> TrainConfig:
+    """The settings that a run was started with, or last resumed with.
+
+    Raises:
+        RunError: this is not a run folder.
+    """
+    return from_json(TrainConfig, _started_with(folder)["config"])
+
+
+def spec(folder: Path) -> EnvSpec:
+    """The environment of a run; raises as ``config``."""
+    return from_json(EnvSpec, _started_with(folder)["spec"])
+
+
+def _started_with(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / CONFIG).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({error})") from error
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run came as far as its first checkpoint."""
+    return any((folder / name).exists() for name in (checkpoint.CURRENT, checkpoint.PREVIOUS))
+
+
+def unused(parent: Path, name: str) -> Path:
+    """A folder that does not exist yet: ``runs/name``, or ``runs/name-2``, ``runs/name-3``, ..."""
+    folder, number = parent / name, 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluated agent.
+
+    Args:
+        agent: what was evaluated.
+        evaluation: its episodes.
+        meta: ``env_steps``, ``agent_steps`` and ``wall_s`` of the training so far.
+    """
+    config = agent.config
+    return {
+        "env": agent.spec.id,
+        "seed": config.seed,
+        "return_mean": evaluation.return_mean,
+        "return_std": evaluation.return_std,
+        "episodes": len(evaluation.returns),
+        "env_steps": meta["env_steps"],
+        "agent_steps": meta["agent_steps"],
+        "wall_s": round(meta["wall_s"], 1),
+        "ms_per_plan_p50": evaluation.decision_ms_p50,
+        "parameters": sum(parameter.numel() for parameter in agent.model.parameters()),
+        "planning_macs": sum(planning_macs(config.model, agent.spec, config.planner).values()),
+        "precision": agent.precision,
+        "device": config.device,
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "processor": processor(),
+        "torch": torch.__version__,
+    }
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
