@@ -6,7 +6,6 @@ time limit. Legend: ``N`` lanes (environments stepped together), ``O`` observati
 """
 
 import difflib
-import functools
 import importlib
 import math
 import os
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, redirect_stdout
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -139,8 +138,15 @@ def _register_dm_control() -> bool:
     if find_spec("dm_control") is None or find_spec("shimmy") is None:
         return False
     _choose_headless_renderer()
-    with redirect_stdout(sys.stderr):  # where labmaze is missing it prints that the mazes are
-        gym.register_envs(importlib.import_module("shimmy"))
+    try:
+        with redirect_stdout(sys.stderr):  # where labmaze is missing it prints that the mazes are
+            gym.register_envs(importlib.import_module("shimmy"))
+    except (ImportError, AttributeError, RuntimeError) as error:  # what a renderer raises that does not work
+        chosen = os.environ.get("MUJOCO_GL", "not set")
+        raise UnsupportedEnvironment(
+            f"dm_control cannot be imported: {error}. It loads the renderer that MUJOCO_GL names ({chosen}): "
+            f"unset it, or MUJOCO_GL=off does without pictures"
+        ) from error
     return True
 
 
@@ -395,6 +401,18 @@ def episode_seed(seed: int, lane: int, episode: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(lane, episode)).generate_state(1)[0] & 0x7FFFFFFF)
 
 
+class _Uninformed(gym.Wrapper):
+    """Drops ``info``, which nobody reads: where the infos of lanes differ in shape, stacking them fails."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, _ = self.env.reset(seed=seed, options=options)
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}
+
+
 class Environments:
     """``N`` copies of an environment, its *lanes*, stepped together.
 
@@ -415,8 +433,8 @@ class Environments:
         """
         if num_envs < 1:
             raise UnsupportedEnvironment(f"num_envs must be at least 1, got {num_envs}")
-        make = functools.partial(make_env, env_id, action_repeat=action_repeat)
-        self._lanes = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        lanes = [lambda: _Uninformed(make_env(env_id, action_repeat=action_repeat))] * num_envs
+        self._lanes = SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
         self._observations = np.zeros(self._lanes.observation_space.shape or (), np.float32)
         self._ended = np.ones(num_envs, np.bool_)
         self._seed = seed
@@ -426,12 +444,13 @@ class Environments:
     def reset(self) -> Float32[np.ndarray, "N O"]:
         """Start episode 0 in every lane."""
         self.episodes = np.full(self.num_envs, -1)
-        return self.begin(np.ones(self.num_envs, np.bool_))
+        return self.begin(np.zeros(self.num_envs, np.bool_))
 
     def begin(self, ended: Bool[np.ndarray, "N"]) -> Float32[np.ndarray, "N O"]:
-        """Start the next episode in the lanes that are set; the current observations of all lanes."""
-        self.episodes = self.episodes + ended
-        self._start(ended)
+        """Start the next episode in the lanes that are set, or never began; the current observations of all lanes."""
+        starts = ended | (self.episodes < 0)
+        self.episodes = self.episodes + starts
+        self._start(starts)
         return self._observations.copy()
 
     def step(self, actions: Float32[np.ndarray, "N A"]) -> Transition:

@@ -79,7 +79,14 @@ class Replay:
     """The last ``capacity`` transitions of all lanes; see the module's text for how they are laid out."""
 
     def __init__(
-        self, config: ReplayConfig, *, observation_dim: int, action_dim: int, horizon: int, lanes: int = 1, seed: int = 0
+        self,
+        config: ReplayConfig,
+        *,
+        observation_dim: int,
+        action_dim: int,
+        horizon: int,
+        lanes: int = 1,
+        seed: int = 0,
     ) -> None:
         if config.capacity < lanes * horizon:
             raise ValueError(
@@ -156,8 +163,8 @@ class Replay:
 
     def _forget(self, rows: Int[np.ndarray, "R"]) -> None:
         """Empty rows that are about to be written, and drop the windows that start there."""
-        self._transitions -= np.count_nonzero(self._is_transition[rows])
-        self._windows -= np.count_nonzero(self._tree[rows])
+        self._transitions -= int(np.count_nonzero(self._is_transition[rows]))
+        self._windows -= int(np.count_nonzero(self._tree[rows]))
         self._is_transition[rows] = False
         self._terminated[rows] = False
         self._tree[rows] = 0.0
@@ -183,8 +190,8 @@ class Replay:
         """
         if not self._windows:
             raise ValueError(
-                f"no window to sample: the replay holds {len(self)} transitions, none of them followed "
-                f"by what makes {self._horizon} of one episode, or by its termination"
+                f"no window to sample yet: {len(self)} transitions are stored, a window takes {self._horizon} "
+                f"of one episode, or fewer up to its termination"
             )
         starts = self._tree.draw(self._rng.random(batch_size))
         leaves = self._tree[starts]
@@ -209,20 +216,21 @@ class Replay:
         )
 
     def update_priorities(self, indices: Int[np.ndarray, "B"], priorities: Float[np.ndarray, "B"]) -> None:
-        """Give sampled windows new raw priorities; of repeated indices the last counts.
+        """Give sampled windows new raw priorities; where an index is repeated, its last one counts.
 
-        A window overwritten since it was sampled stays away. If another one has begun in the same row by then,
-        it takes the priority over: update before the ring has gone round, as every training loop does.
+        A window overwritten since it was sampled stays away. If another one starts in the same row by then,
+        that one gets the priority: update before the ring has gone round, as every training loop does.
         """
         priorities = np.asarray(priorities, dtype=np.float64)
         _expect_shape("priorities", priorities, indices.shape)
         if not (np.isfinite(priorities) & (priorities >= 0)).all():
-            raise ValueError(f"priorities must be finite and not negative, got {priorities.min()} to {priorities.max()}")
+            raise ValueError(f"priorities must be finite and at least 0, got {priorities.min()} to {priorities.max()}")
         alive = self._tree[indices] > 0
         self._tree[indices[alive]] = self._leaf(priorities[alive])
         self._max_priority = float(priorities.max(initial=self._max_priority))
 
-    def _leaf(self, priority):
+    def _leaf(self, priority: Float[np.ndarray, "B"] | float) -> Float[np.ndarray, "B"] | float:
+        """What a raw priority weighs in the draw."""
         return (priority + EPSILON) ** self._config.alpha
 
     def episode_actions(self, lane: int) -> Float[np.ndarray, "T A"]:
@@ -237,7 +245,7 @@ class Replay:
         return self._rows[rows, self._observation_dim : -1]
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that sampling depends on, the rows as views: write them out before the next ``add``."""
+        """All that sampling depends on; the rows are views, to be written out before the next ``add``."""
         filled = slice(self._filled)
         return {
             "layout": np.array(list(self._layout().values())),
@@ -254,9 +262,10 @@ class Replay:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Become the replay that ``state`` was taken from."""
         saved = dict(zip(self._layout(), state["layout"].tolist(), strict=True))
-        differing = [f"{name} {saved[name]} saved, {here} here" for name, here in self._layout().items() if saved[name] != here]
+        here = self._layout()
+        differing = [f"{name} was {saved[name]} and is {here[name]}" for name in here if saved[name] != here[name]]
         if differing:
-            raise ValueError(f"the saved replay does not fit: {', '.join(differing)}")
+            raise ValueError(f"the saved replay does not fit this one: {', '.join(differing)}")
         self._clear()
         self._filled = len(state["rows"])
         self._rows[: self._filled] = state["rows"]
@@ -265,10 +274,10 @@ class Replay:
         self._tree[np.arange(self._filled)] = state["leaves"]
         self._cursor = state["cursor"].copy()
         self._length = state["length"].copy()
-        self._transitions = np.count_nonzero(state["is_transition"])
-        self._windows = np.count_nonzero(state["leaves"])
+        self._transitions = int(np.count_nonzero(state["is_transition"]))
+        self._windows = int(np.count_nonzero(state["leaves"]))
         self._max_priority = float(state["max_priority"])
-        self._bits.state = self._bits.state | {"state": {"state": state["rng"]}}
+        self._bits.state = {**self._bits.state, "state": {"state": state["rng"]}}
 
     def _layout(self) -> dict[str, int]:
         return {

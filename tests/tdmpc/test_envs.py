@@ -72,15 +72,13 @@ class Sled(Toy):
 @pytest.fixture
 def register() -> Iterator[Callable[..., str]]:
     """Register an environment for one test."""
-    known = dict(gym.registry)
 
     def add(make: Callable[..., gym.Env] = Toy, **options: Any) -> str:
         gym.register(TOY, entry_point=make, **options)
         return TOY
 
     yield add
-    gym.registry.clear()
-    gym.registry.update(known)
+    gym.registry.pop(TOY, None)
 
 
 @pytest.fixture
@@ -94,6 +92,7 @@ def sled_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register: Calla
     register(Sled)
     yield "sledge"
     sys.modules.pop("sledge", None)
+    gym.registry.pop("Sled-v0", None)
 
 
 def random_actions(env_id: str, count: int, lanes: int, seed: int = 0) -> np.ndarray:
@@ -407,10 +406,7 @@ def test_the_layout_names_the_sensors() -> None:
 
 @pytest.mark.parametrize("name", ["InvertedPendulum-v5", "Hopper-v5", "Pendulum-v1"])
 def test_lanes_are_independent_environments(name: str) -> None:
-    """Lanes that end at different times give, bit for bit, what single environments with their seeds give.
-
-    Hence no transition crosses the end of an episode, and an ended lane shows its true last observation.
-    """
+    """Lanes that end at different times give what single ones give, bit for bit: no step crosses an end of episode."""
     actions = random_actions(name, 210, lanes=3)
     with closing(Environments(name, num_envs=3, seed=4)) as lanes:
         before, seen = lanes.reset(), []
@@ -452,6 +448,33 @@ def test_an_ended_lane_must_begin_before_it_goes_on(register: Callable[..., str]
         lanes.begin(np.array([True, False]))
         with pytest.raises(RuntimeError, match=r"lanes \[1\]: call begin"):
             lanes.step(np.zeros((2, 1), np.float32))
+
+
+def test_a_lane_begins_alone(register: Callable[..., str]) -> None:
+    """Beginning an episode in one lane leaves the others where they are; lanes that never began do begin."""
+    register(lambda **options: Toy(lasts=9))
+    with closing(Environments(TOY, num_envs=2)) as lanes:
+        first = lanes.begin(np.array([False, True]))
+        assert lanes.episodes.tolist() == [0, 0]
+        assert np.array_equal(lanes.begin(np.array([False, False])), first)
+        second = lanes.begin(np.array([False, True]))
+        assert lanes.episodes.tolist() == [0, 1]
+        assert np.array_equal(first[0], second[0])
+        assert not np.array_equal(first[1], second[1])
+        assert np.array_equal(lanes.reset(), first)
+
+
+def test_infos_of_any_shape_do_no_harm(register: Callable[..., str]) -> None:
+    """Lanes whose infos cannot be stacked step together all the same."""
+
+    class Talkative(Toy):
+        def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return *super().step(action)[:-1], {"contacts": np.zeros(int(self.np_random.integers(99)))}
+
+    register(lambda **options: Talkative(lasts=9))
+    with closing(Environments(TOY, num_envs=3)) as lanes:
+        lanes.reset()
+        assert lanes.step(np.zeros((3, 1), np.float32)).rewards.tolist() == [1, 1, 1]
 
 
 def test_what_was_handed_out_does_not_change(register: Callable[..., str]) -> None:
@@ -540,11 +563,11 @@ def test_a_restored_episode_goes_on_bit_for_bit(name: str) -> None:
 @given(moment=st.integers(0, 20), abandon_at=st.integers(0, 20), num_envs=st.integers(1, 3), repeat=st.integers(1, 3))
 def test_any_moment_can_be_restored(moment: int, abandon_at: int, num_envs: int, repeat: int) -> None:
     """Whenever the interruption comes, also at the start or the end of an episode, the future is the same."""
+    gym.registry.pop(TOY, None)
     gym.register(TOY, entry_point=Toy)
     actions = np.random.default_rng(moment).uniform(-1, 1, (25, num_envs, 1)).astype(np.float32)
     make = partial(Environments, TOY, num_envs=num_envs, seed=moment, action_repeat=repeat)
     whole, interrupted = (play(make, actions, abandon_at=abandon_at, interrupt_at=at) for at in (None, moment))
-    gym.registry.pop(TOY)
     assert all(same(*steps) for steps in zip(whole, interrupted, strict=True))
 
 
@@ -572,6 +595,23 @@ def test_dm_control_is_imported_on_demand_and_quietly() -> None:
     headless = {key: os.environ[key] for key in os.environ if key not in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")}
     done = subprocess.run([sys.executable, "-c", program], env=headless, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_renderer_that_does_not_work_is_said() -> None:
+    """Where MUJOCO_GL names a renderer that breaks dm_control, the error says so and how to do without."""
+    program = (
+        "from tdmpc.envs import UnsupportedEnvironment, resolve\n"
+        "try: resolve('cartpole-swingup')\n"
+        "except UnsupportedEnvironment as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"MUJOCO_GL": "magic"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "MUJOCO_GL=off" in done.stdout
 
 
 def test_no_way_to_render_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
