@@ -1,0 +1,1 @@
+"""Component-aware structured pruning; nothing is here yet."""

@@ -1,0 +1,1 @@
+"""Deployment without torch; nothing is here yet."""

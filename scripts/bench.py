@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tdmpc import runs
 from tdmpc.agent import Actor, Agent
-from tdmpc.config import ConfigError, Linear, ModelConfig, Precision, TrainConfig, preset
+from tdmpc.config import ConfigError, Linear, Precision, TrainConfig, preset
 from tdmpc.planner import planning_macs
 from tdmpc.spec import Batch, EnvSpec
 
@@ -35,7 +35,7 @@ CARTPOLE = EnvSpec(
 
 
 def _of_width(width: int) -> TrainConfig:
-    widths = {name: (width, width) for name in ("dynamics", "reward", "termination", "policy", "value")}
+    widths = dict.fromkeys(("dynamics", "reward", "termination", "policy", "value"), (width, width))
     reference = preset("reference", CARTPOLE.id)
     return dataclasses.replace(reference, model=dataclasses.replace(reference.model, **widths))
 
@@ -76,7 +76,7 @@ class Bench:
     def __init__(self, setting: str, precision: Precision, args: BenchArgs) -> None:
         config = SETTINGS[setting]()
         # The full horizon from the first step on: what a trained agent pays.
-        planner = dataclasses.replace(config.planner, horizon_schedule=Linear(5, config.planner.horizon, 0))
+        planner = dataclasses.replace(config.planner, horizon_schedule=Linear(config.planner.horizon, config.planner.horizon, 0))
         config = dataclasses.replace(
             config, env=CARTPOLE.id, planner=planner, precision=precision, device=args.device, compile=args.compile
         )

@@ -67,5 +67,11 @@ def show(summary: dict[str, object], *, title: str) -> None:
     """A two-column table of a summary."""
     table = Table("figure", "value", title=title)
     for name, value in summary.items():
-        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(name, _readable(value))
     Console().print(table)
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

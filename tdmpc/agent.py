@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,8 @@ from tdmpc.planner import Plan, draw_noise, imagine, mppi, shift
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 from tdmpc.world_model import WorldModel
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class NonFiniteError(RuntimeError):
@@ -49,10 +51,10 @@ class Agent:
         self.model_parameters = [p for p in self.model.parameters() if id(p) not in policy]
         self.model_optimizer = torch.optim.Adam(self.model_parameters, lr=config.loss.learning_rate, fused=True)
         self.policy_optimizer = torch.optim.Adam(self.policy_parameters, lr=config.loss.learning_rate, fused=True)
-        self._targets, self._model_loss, self._policy_loss = targets, model_loss, policy_loss
-        self.imagine: Callable[..., Tensor] = imagine
-        if config.compile:
-            self._compile()
+        self._targets = _maybe_compiled(targets, config)
+        self._model_loss = _maybe_compiled(model_loss, config)
+        self._policy_loss = _maybe_compiled(policy_loss, config)
+        self.imagine = _maybe_compiled(imagine, config)
 
     # The update: targets, rollout and losses, step, policy, target network -----------------------------------
 
@@ -112,7 +114,8 @@ class Agent:
     @torch.no_grad()
     def _move_target(self) -> None:
         rate = self.config.loss.target_rate
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.model.parameters()), rate)
+        for slow, fast in zip(self.target.parameters(), self.model.parameters(), strict=True):
+            slow.lerp_(fast, rate)
 
     # What the agent learns about the units of its environment --------------------------------------------------
 
@@ -152,7 +155,8 @@ class Agent:
         """The model to plan with, up to date, in the agent's precision."""
         if self.planning is not self.model:
             with torch.no_grad():
-                torch._foreach_copy_(list(self.planning.parameters()), list(self.model.parameters()))
+                for copied, learned in zip(self.planning.parameters(), self.model.parameters(), strict=True):
+                    copied.copy_(learned)
         return self.planning
 
     def _planning_copy(self) -> WorldModel:
@@ -164,12 +168,6 @@ class Agent:
 
     def _models(self) -> list[WorldModel]:
         return list({id(model): model for model in (self.model, self.target, self.planning)}.values())
-
-    def _compile(self) -> None:
-        compiled: list[Callable[..., object]] = [
-            torch.compile(function, dynamic=False) for function in (targets, model_loss, policy_loss, imagine)
-        ]
-        self._targets, self._model_loss, self._policy_loss, self.imagine = compiled  # pyright: ignore
 
     # State -----------------------------------------------------------------------------------------------------
 
@@ -282,6 +280,10 @@ class Actor:
         """Go on from a saved state."""
         self.mean = state["mean"].to(self.agent.device).clone()
         self.generator.set_state(state["generator"])
+
+
+def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
+    return cast(Function, torch.compile(function, dynamic=False)) if config.compile else function
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:

@@ -7,6 +7,7 @@ Nothing is unpickled, so a checkpoint cannot execute code. The one before the la
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from torch import Tensor
 FORMAT_VERSION = 1
 CURRENT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+STAGING = ".checkpoint"
+"""Folder in which a checkpoint is written before it gets its name."""
 
 log = logging.getLogger(__name__)
 
@@ -45,30 +48,33 @@ def save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; the last checkpoint is untouched.
     """
-    temporary = folder / f".{CURRENT}.tmp"
+    staging = folder / STAGING
     header = {"format_version": str(FORMAT_VERSION), "meta": json.dumps(dict(meta))}
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
-        _sync(temporary)
-        _rotate(folder, temporary)
+        shutil.rmtree(staging, ignore_errors=True)  # what a kill left there
+        staging.mkdir()
+        values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(values, staging / CURRENT, header)
+        _sync(staging / CURRENT)
+        _rotate(folder, staging)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write a checkpoint into {folder}: {error}. Free some space or make the folder writable, "
             f"then go on with: tdmpc train --resume {folder}"
         ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return folder / CURRENT
 
 
-def _rotate(folder: Path, temporary: Path) -> None:
-    current, previous = folder / CURRENT, folder / PREVIOUS
+def _rotate(folder: Path, staging: Path) -> None:
+    """Name the new file first: should the current one be corrupt, the one before it is still there until then."""
+    current, outgoing = folder / CURRENT, staging / PREVIOUS
     if current.exists():
-        # A second name for the current file first: there is no moment without a checkpoint under CURRENT.
-        spare = folder / f".{PREVIOUS}.tmp"
-        spare.unlink(missing_ok=True)
-        os.link(current, spare)
-        os.replace(spare, previous)
-    os.replace(temporary, current)
+        os.link(current, outgoing)
+    os.replace(staging / CURRENT, current)
+    if outgoing.exists():
+        os.replace(outgoing, folder / PREVIOUS)
     _sync(folder)
 
 
@@ -97,7 +103,7 @@ def load(folder: Path, *, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
     for path in candidates:
         try:
             checkpoint = _read(path, prefixes)
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             problems.append(f"{path.name}: {error}")
             log.warning("%s cannot be read (%s); trying the one before it", path, error)
         else:

@@ -180,8 +180,12 @@ def _default(env_id: str) -> TrainConfig:
     return dataclasses.replace(
         reference,
         random_steps=500,
+        batch_size=256,
         model=ModelConfig(
             latent=reference.model.latent, dynamics=width, reward=width, termination=width, policy=width, value=width
+        ),
+        planner=dataclasses.replace(
+            reference.planner, horizon=3, std=Linear(0.5, 0.05, 5_000), horizon_schedule=Linear(3, 3, 0)
         ),
     )
 

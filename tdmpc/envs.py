@@ -24,7 +24,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, Space, Tuple
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RepeatAction, RescaleAction, TransformAction, TransformObservation
+from gymnasium.wrappers import RepeatAction, TransformAction, TransformObservation
 from jaxtyping import Bool, Float32, Int
 
 from tdmpc.spec import EnvSpec
@@ -181,7 +181,7 @@ def _trainable(env_id: str) -> bool:
 def make_env(env_id: str, *, action_repeat: int | None = None, render: bool = False) -> gym.Env:
     """Make an environment with observations ``Float32[O]`` and actions ``Float32[A]`` in [-1, 1].
 
-    Actions are clipped, scaled to the actuators and repeated; rewards are summed over the
+    Actions are scaled to the actuators, clipped and repeated; rewards are summed over the
     repeat, which stops early where the episode ends. Nothing else is changed: non-finite
     observations and rewards come through.
 
@@ -244,17 +244,27 @@ def _registration(env_id: str) -> RegisteredSpec:
 
 
 def _adapt(env: gym.Env, env_id: str, action_repeat: int | None) -> gym.Env:
-    """Repeat, rescale, clip and flatten; the repeat is innermost, so that the rest is done once a decision."""
+    """Repeat, scale, clip and flatten; the repeat is innermost, so that the rest is done once a decision."""
     repeat = default_action_repeat(env_id) if action_repeat is None else action_repeat
     if repeat < 1:
         raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
     actuators, sensors = _actuators(env_id, env.action_space), env.observation_space
     observations = Box(-np.inf, np.inf, (_observation_dim(env_id, sensors),), np.float32)
     actions = Box(-1.0, 1.0, (flatdim(actuators),), np.float32)
-    one = np.ones(actuators.shape, actuators.dtype)
-    env = RescaleAction(RepeatAction(env, repeat), -one, one)
-    env = TransformAction(env, lambda action: np.clip(action, -1, 1).reshape(actuators.shape), actions)
+    env = TransformAction(RepeatAction(env, repeat), lambda action: _drive(actuators, action), actions)
     return TransformObservation(env, lambda sensed: np.asarray(flatten(sensors, sensed), np.float32), observations)
+
+
+def _drive(actuators: Box, action: np.ndarray) -> np.ndarray:
+    """What the actuators take for an action in [-1, 1].
+
+    Gymnasium's RescaleAction computes in the precision of the space and may leave its bounds by a
+    rounding error: of [-1, 5] in float32 it makes -1.0000001 to 5.
+    """
+    low, high = actuators.low.astype(np.float64), actuators.high.astype(np.float64)
+    share = action.reshape(actuators.shape).astype(np.float64)
+    scaled = (high + low) / 2 + (high - low) / 2 * share
+    return np.clip(scaled, low, high).astype(actuators.dtype)
 
 
 def _actuators(env_id: str, space: Space) -> Box:
@@ -506,8 +516,8 @@ class Environments:
             episode_seed(self._seed, lane, int(number)) for lane, number in enumerate(self.episodes)
         ]
         fresh, _ = self._lanes.reset(seed=seeds, options={"reset_mask": lanes})
-        self._observations = np.where(lanes[:, None], fresh, self._observations)
-        self._ended = self._ended & ~lanes
+        self._observations[lanes] = fresh[lanes]
+        self._ended[lanes] = False
 
     def _replay(self, lane: int, actions: Float32[np.ndarray, "T A"]) -> None:
         env = self._lanes.envs[lane]

@@ -9,26 +9,44 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, *, zero_last: bool = False) -> nn.Sequential:
+def full_precision(x: Float[Tensor, "*M X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"]) -> Tensor:
+    """A linear layer in single precision whatever the precision around it.
+
+    For outputs that are numbers rather than features: a return of 100 in bfloat16 is known only to 0.5.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), weight.float(), bias.float())
+
+
+class ScalarOutput(nn.Linear):
+    """An output layer in single precision."""
+
+    def forward(self, input: Float[Tensor, "*M X"]) -> Float[Tensor, "*M Y"]:
+        return full_precision(input, self.weight, self.bias)
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, *, scalar: bool = False) -> nn.Sequential:
     """Linear layers with ELU between them, orthogonal weights and zero biases.
 
     Args:
         inputs: width of the input.
         hidden: width of each hidden layer; may be empty.
         outputs: width of the output.
-        zero_last: start from a constant zero output, as TD-MPC does for rewards.
+        scalar: the outputs are numbers, not features: they are computed in single precision
+            and start at zero, as TD-MPC has it for rewards.
     """
-    widths = [inputs, *hidden, outputs]
+    widths = [inputs, *hidden]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ELU(inplace=True)]
-    layers.pop()
-    if zero_last:
-        nn.init.zeros_(linear.weight)
-    return nn.Sequential(*layers)
+        layers += [nn.Linear(fan_in, fan_out), nn.ELU(inplace=True)]
+    last = (ScalarOutput if scalar else nn.Linear)(widths[-1], outputs)
+    for layer in (*layers[::2], last):
+        assert isinstance(layer, nn.Linear)
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    if scalar:
+        nn.init.zeros_(last.weight)
+    return nn.Sequential(*layers, last)
 
 
 class Ensemble(nn.Module):
@@ -60,4 +78,4 @@ class Ensemble(nn.Module):
         x = torch.tanh(x).to(first[0].dtype)
         for weight, bias in hidden:
             x = F.elu_(F.linear(x, weight[index], bias[index]))
-        return F.linear(x, last[0][index], last[1][index])
+        return full_precision(x, last[0][index], last[1][index])

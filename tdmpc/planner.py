@@ -5,6 +5,7 @@ training, in evaluation and in an exported graph, where randomness has to be an 
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -153,7 +154,7 @@ def shift(mean: Float[Tensor, "H B A"]) -> Float[Tensor, "H B A"]:
 def mlp_macs(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
     """Multiply-adds of one row through a perceptron, biases and activations not counted."""
     widths = (inputs, *hidden, outputs)
-    return sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return sum(a * b for a, b in pairwise(widths))
 
 
 def planning_macs(model: ModelConfig, spec: EnvSpec, planner: PlannerConfig) -> dict[str, int]:

@@ -113,7 +113,7 @@ class Replay:
         self._tree = SumTree(self._size)
         self._cursor = np.arange(self._lanes)  # the row that the next transition of each lane goes to
         self._length = np.zeros(self._lanes, dtype=np.int64)  # transitions of the running episode
-        self._filled = 0  # rows ever written
+        self._filled = 0  # rows up to the last one ever written
         self._transitions = 0
         self._windows = 0
         self._max_priority = 1.0
@@ -161,12 +161,17 @@ class Replay:
         self._length[ended] = 0
         self._cursor = np.where(ended, (next_row + lanes) % self._size, next_row)
 
+    def cut(self, lanes: Bool[np.ndarray, "N"]) -> None:
+        """End the running episodes of these lanes where they are, as if their last step had been truncated."""
+        running = lanes & (self._length > 0)
+        self._length[running] = 0
+        self._cursor = np.where(running, (self._cursor + self._lanes) % self._size, self._cursor)
+
     def _forget(self, rows: Int[np.ndarray, "R"]) -> None:
         """Empty rows that are about to be written, and drop the windows that start there."""
         self._transitions -= int(np.count_nonzero(self._is_transition[rows]))
         self._windows -= int(np.count_nonzero(self._tree[rows]))
         self._is_transition[rows] = False
-        self._terminated[rows] = False
         self._tree[rows] = 0.0
         self._filled = max(self._filled, int(rows.max()) + 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tdmpc import checkpoint
 from tdmpc.agent import Actor, Agent, NonFiniteError
 from tdmpc.config import TrainConfig, from_json, to_json
-from tdmpc.envs import Environments, Transition
+from tdmpc.envs import Environments
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.metrics import Sink
 from tdmpc.replay import Replay
@@ -37,9 +37,7 @@ class Trainer:
         _seed_everything(config.seed)
         self.agent = Agent(config, spec)
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
-        self.envs = Environments(
-            spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat
-        )
+        self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat)
         self.replay = Replay(
             config.replay,
             observation_dim=spec.observation_dim,
@@ -51,6 +49,7 @@ class Trainer:
         self.exploration = np.random.default_rng(config.seed + 3)
         self.observations = self.envs.reset()
         self.agent_steps = 0
+        self.evaluated_at = 0
         self.episodes = 0
         self.returns = np.zeros(config.num_envs)
         self.lengths = np.zeros(config.num_envs, dtype=np.int64)
@@ -77,25 +76,31 @@ class Trainer:
         if self.agent_steps == 0:
             self.save()
         try:
+            self._digest()  # what an interruption left undone
             while self.env_steps < self.config.env_steps:
                 self._decide()
-                self._learn()
+                self._digest()
                 self.wall_s = time.perf_counter() - started
-                self._evaluate_if_due()
                 self.sink.progress(self.env_steps)
                 if self._crossed(self.config.checkpoint_every):
                     self.save()
             self.save()
-        except Interrupted as stopped:
+        except Interrupted:
             self.save()
-            raise Interrupted(f"stopped and saved. Go on with: tdmpc train --resume {self.folder}") from stopped
+            raise
+
+    def _digest(self) -> None:
+        """Learn and evaluate as much as the steps so far ask for."""
+        self._learn()
+        self._evaluate_if_due()
 
     def _decide(self) -> None:
+        self._check(observation=self.observations)
         with self.window.timer("plan"):
             actions = self._actions()
         with self.window.timer("environment"):
             transition = self.envs.step(actions)
-        self._check(transition)
+        self._check(observation=transition.observations, reward=transition.rewards)
         self.replay.add(
             self.observations,
             actions,
@@ -119,12 +124,15 @@ class Trainer:
             shape = (self.config.num_envs, self.spec.action_dim)
             return self.exploration.uniform(-1, 1, shape).astype(np.float32)
         observations = torch.from_numpy(self.observations)
-        return self.actor.act(observations, step=self.agent_steps, explore=True).numpy()
+        try:
+            return self.actor.act(observations, step=self.agent_steps, explore=True).numpy()
+        except NonFiniteError as error:
+            raise self._dump(error, {}) from error
 
     def _finish(self, ended: np.ndarray) -> None:
         for lane in np.flatnonzero(ended):
             self.episodes += 1
-            self.sink.log(self._row(lane))
+            self.sink.log(self._row(int(lane)))
         self.window = Window()
         self.returns[ended], self.lengths[ended] = 0.0, 0
         self.observations = self.envs.begin(ended)
@@ -174,9 +182,10 @@ class Trainer:
         self.window.add(update.metrics)
 
     def _evaluate_if_due(self) -> None:
-        if not self.config.eval_every or not self._crossed(self.config.eval_every):
-            return
-        self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
+        every = self.config.eval_every
+        if every and self.env_steps // every > self.evaluated_at // every:
+            self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
+            self.evaluated_at = self.env_steps
 
     def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:
         """Play episodes without exploration; training is not disturbed by it."""
@@ -196,29 +205,27 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         if self.stop_requested:
-            raise Interrupted
+            raise Interrupted(f"stopped and saved. Go on with: tdmpc train --resume {self.folder}")
 
     # What must not happen --------------------------------------------------------------------------------------
 
-    def _check(self, transition: Transition) -> None:
-        for name, values in {"observation": transition.observations, "reward": transition.rewards}.items():
-            if not np.isfinite(values).all():
-                lane = int(np.flatnonzero(~np.isfinite(values).reshape(self.config.num_envs, -1).all(1))[0])
+    def _check(self, **sensed: np.ndarray) -> None:
+        for name, values in sensed.items():
+            finite = np.isfinite(values).reshape(self.config.num_envs, -1)
+            if not finite.all():
+                lane, element = np.argwhere(~finite)[0]
                 error = NonFiniteError(
                     f"the environment returned a {name} that is not finite at environment step {self.env_steps}, "
-                    f"lane {lane}: {values[lane]}"
+                    f"lane {lane}: element {element} is {values.reshape(finite.shape)[lane, element]}"
                 )
-                evidence = {"observations": self.observations, "next": transition.observations}
-                raise self._dump(error, {key: torch.from_numpy(value) for key, value in evidence.items()})
+                raise self._dump(error, {f"fault/{name}": torch.tensor(values)})
 
     def _dump(self, error: NonFiniteError, evidence: dict[str, Tensor]) -> NonFiniteError:
         folder = self.folder / f"fault-{self.agent_steps}"
         folder.mkdir(exist_ok=True)
-        checkpoint.save(folder, {**self.state()[0], **evidence}, {**self.state()[1], "error": str(error)})
-        return NonFiniteError(
-            f"{error}. Everything is in {folder}; the last checkpoint is untouched. Going on from it with "
-            f"another setting may help: a lower --loss.learning-rate or --precision float32."
-        )
+        tensors, meta = self.state()
+        checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        return NonFiniteError(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
 
     # State -----------------------------------------------------------------------------------------------------
 
@@ -247,6 +254,7 @@ class Trainer:
             "spec": to_json(self.spec),
             "agent_steps": self.agent_steps,
             "env_steps": self.env_steps,
+            "evaluated_at": self.evaluated_at,
             "episodes": self.episodes,
             "wall_s": self.wall_s,
             "window_updates": self.window.updates,
@@ -265,7 +273,8 @@ class Trainer:
         self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
         self.returns = tensors["trainer/returns"].numpy().copy()
         self.lengths = tensors["trainer/lengths"].numpy().copy()
-        self.agent_steps, self.episodes, self.wall_s = meta["agent_steps"], meta["episodes"], meta["wall_s"]
+        self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
+        self.episodes, self.wall_s = meta["episodes"], meta["wall_s"]
         self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
         environment = self._restore_environments(tensors)
         self.exploration.bit_generator.state = meta["exploration"]
@@ -281,10 +290,13 @@ class Trainer:
 
     def _restore_environments(self, tensors: dict[str, Tensor]) -> str:
         """Play the running episodes again; where that leads elsewhere, start new ones."""
-        episodes = tensors["trainer/episodes"].numpy()
-        actions = [self.replay.episode_actions(lane) for lane in range(self.config.num_envs)]
-        self.observations = self.envs.restore(episodes, actions)
-        astray = (self.observations != tensors["trainer/observations"].numpy()).any(1)
+        self.envs.episodes = tensors["trainer/episodes"].numpy()
+        try:
+            actions = [self.replay.episode_actions(lane) for lane in range(self.config.num_envs)]
+            self.observations = self.envs.restore(self.envs.episodes, actions)
+            astray = (self.observations != tensors["trainer/observations"].numpy()).any(1)
+        except ValueError:  # one ended on the way, or is longer than the replay
+            astray = np.ones(self.config.num_envs, dtype=bool)
         if not astray.any():
             return "the running episodes were played again and agree"
         self.returns[astray], self.lengths[astray] = 0.0, 0

@@ -33,12 +33,12 @@ class WorldModel(nn.Module):
         components: dict[str, nn.Module] = {
             "encoder": mlp(spec.observation_dim, config.encoder, config.latent),
             "dynamics": mlp(joint, config.dynamics, config.latent),
-            "reward": mlp(joint, config.reward, self.head.outputs, zero_last=True),
+            "reward": mlp(joint, config.reward, self.head.outputs, scalar=True),
             "policy": mlp(config.latent, config.policy, spec.action_dim),
             "value": Ensemble(config.value_heads, joint, config.value, self.head.outputs),
         }
         if spec.terminates:
-            components["termination"] = mlp(config.latent, config.termination, 1, zero_last=True)
+            components["termination"] = mlp(config.latent, config.termination, 1, scalar=True)
         self.components = nn.ModuleDict(components)
         self.register_buffer("observation_mean", torch.zeros(spec.observation_dim))
         self.register_buffer("observation_std", torch.ones(spec.observation_dim))
@@ -98,8 +98,10 @@ class WorldModel(nn.Module):
 
     def scaled_parameters(self) -> list[nn.Parameter]:
         """Weights and biases of the output layers that are in model units."""
-        reward, value = self.components["reward"][-1], self.components["value"]
-        return [reward.weight, reward.bias, value.weights[-1], value.biases[-1]]
+        reward, value = self.components["reward"], self.components["value"]
+        assert isinstance(reward, nn.Sequential)
+        assert isinstance(value, Ensemble)
+        return [*reward[-1].parameters(), value.weights[-1], value.biases[-1]]
 
 
 def _join(z: Tensor, action: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import sys
 import tracemalloc
-from dataclasses import replace
 from math import fsum
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ RUNS, TERMINATES, TRUNCATES, BOTH = range(4)
 
 
 class Window(NamedTuple):
-    """One sampled window in plain numbers."""
+    """One window in plain numbers."""
 
     observations: tuple[float, ...]
     actions: tuple[float, ...]
@@ -126,63 +125,326 @@ def make(capacity: int = 20, lanes: int = 1, horizon: int = 3, **config) -> Reco
 
 
 def windows(batch: Batch) -> list[Window]:
+    """The windows of a batch, each once, in the order of their ids."""
     assert torch.equal(batch.observations[..., 1], -batch.observations[..., 0])
+    _, first = np.unique(batch.indices, return_index=True)
     fields = (batch.observations[..., 0], batch.actions[..., 0], batch.rewards, batch.terminated, batch.mask)
-    columns = [field.T.tolist() for field in fields]
+    columns = [field.T[first].tolist() for field in fields]
     return [Window(*map(tuple, window)) for window in zip(*columns, strict=True)]
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True))
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @st.composite
-def recordings(draw: st.DrawFn) -> tuple[Recorder, list[tuple[int, ...]]]:
-    """A small replay and how each lane's episode goes on or ends at each step, long enough to wrap."""
+def recordings(draw: st.DrawFn) -> tuple[tuple[int, int, int], list[tuple[int, ...]]]:
+    """Capacity, lanes and horizon of a small replay, and whether each lane's episode ends at each step."""
     horizon, lanes = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     capacity = lanes * horizon + draw(st.integers(0, 20))
-    quiet = draw(st.integers(0, 8))
-    end = st.sampled_from([RUNS] * quiet + [RUNS, TERMINATES, TRUNCATES, BOTH])
-    steps = draw(st.lists(st.tuples(*[end] * lanes), min_size=1, max_size=50))
-    return make(capacity, lanes, horizon), steps
+    end = st.sampled_from([RUNS] * draw(st.integers(0, 8)) + [RUNS, TERMINATES, TRUNCATES, BOTH])
+    return (capacity, lanes, horizon), draw(st.lists(st.tuples(*[end] * lanes), min_size=1, max_size=50))
 
 
 @given(recordings(), st.integers(0, 49))
 @settings(max_examples=150)
-def test_windows_are_those_of_the_model(recording, checkpoint):
+def test_windows_are_those_of_the_model(recording, checked):
     """Every window sampled is one of a recorded episode, every such window is reached, and the counts agree."""
-    recorder, steps = recording
+    shape, steps = recording
+    recorder = make(*shape)
     replay, model = recorder.replay, recorder.model
-    rng = np.random.default_rng(0)
     for step, ends in enumerate(steps):
         recorder.step(*ends)
         expected = model.windows()
         assert (replay.windows, len(replay)) == (len(expected), model.transitions())
-        if expected and step in (checkpoint, len(steps) - 1):
+        if expected and step in (checked, len(steps) - 1):
             batch = replay.sample(2048)
             assert set(windows(batch)) == expected
-            assert len(np.unique(batch.indices)) == len(expected)
-            replay.update_priorities(batch.indices, rng.uniform(0.5, 2, 2048))
+            replay.update_priorities(batch.indices, np.linspace(0.5, 2, 2048))
             assert set(windows(replay.sample(2048))) == expected
 
 
 @given(recordings(), st.integers(1, 50))
 def test_a_loaded_replay_goes_on_bit_for_bit(recording, saved_after):
-    """A replay read back from a file samples what the saved one would have, also after more of both."""
-    recorder, steps = recording
-    replay, model = recorder.replay, recorder.model
+    """A replay read back from a file samples what the saved one samples, from then on."""
+    shape, steps = recording
+    saved, loaded = make(*shape), make(*shape)
     for ends in steps[:saved_after]:
-        recorder.step(*ends)
-    if replay.windows:
-        batch = replay.sample(8)
-        replay.update_priorities(batch.indices, np.arange(8.0))
-    loaded = make(len(model.lanes) * (model.rows_kept - 1), len(model.lanes), model.horizon)
-    original = make(len(model.lanes) * (model.rows_kept - 1), len(model.lanes), model.horizon)
-    for fresh in (loaded, original):
-        fresh.step(*[RUNS] * len(model.lanes))  # what was there before must not matter
-        state = {**load(save(replay.state())), "layout": fresh.replay.state()["layout"]}
-        fresh.replay.load_state(state)
-    assert (loaded.replay.windows, len(loaded.replay)) == (replay.windows, len(replay))
+        saved.step(*ends)
+        if saved.replay.windows:
+            saved.replay.update_priorities(saved.replay.sample(4).indices, np.arange(4.0) + 5)
+    for _ in range(30):
+        loaded.step(*[TERMINATES] * shape[1])  # what was there before leaves nothing behind
+    loaded.replay.load_state(load(save(saved.replay.state())))
+    loaded.now, loaded.count = list(saved.now), saved.count
     for ends in [*steps[saved_after:], *steps]:
-        for each in (loaded, original, recorder):
-            each.now, each.count = list(recorder.now), recorder.count
+        assert (loaded.replay.windows, len(loaded.replay)) == (saved.replay.windows, len(saved.replay))
+        if saved.replay.windows:
+            batch = saved.replay.sample(4)
+            assert equal(loaded.replay.sample(4), batch)
+            for each in (saved, loaded):
+                each.replay.update_priorities(batch.indices, np.arange(4.0))
+        saved.step(*ends)
+        loaded.step(*ends)
+
+
+def test_a_batch_has_the_shapes_and_types_of_the_trainer():
+    """A batch is time first, float32 whatever was added, and marks masked steps as behind a termination."""
+    recorder = make(horizon=3)
+    recorder.step(RUNS)
+    recorder.step(TERMINATES)
+    batch = recorder.replay.sample(4)
+    assert [tuple(field.shape) for field in batch] == [(4, 4, 2), (3, 4, 1), (3, 4), (3, 4), (3, 4), (4,), (4,)]
+    assert [field.dtype for field in batch[:-1]] == [torch.float32] * 3 + [torch.bool] + [torch.float32] * 2
+    assert torch.equal(batch.mask[1:], (~batch.terminated[:-1]).float())
+
+
+def test_a_batch_is_a_copy():
+    """What is added after a batch was sampled does not change the batch."""
+    recorder = make(capacity=3)
+    for _ in range(3):
+        recorder.step(RUNS)
+    batch = recorder.replay.sample(2)
+    before = windows(batch)
+    for _ in range(6):
+        recorder.step(RUNS)
+    assert windows(batch) == before
+
+
+def test_an_episode_that_ends_at_once_is_learnt_from():
+    """A terminal episode shorter than the horizon is one window for each transition, masked behind the end."""
+    recorder = make(horizon=3)
+    recorder.step(TERMINATES)
+    only = Window((1.0, 4.0, 4.0, 4.0), (0.5, 0.0, 0.0), (1.5, 0.0, 0.0), (True, True, True), (1.0, 0.0, 0.0))
+    assert windows(recorder.replay.sample(2)) == [only]
+
+
+def test_a_truncated_episode_shorter_than_the_horizon_is_never_sampled():
+    """What lies behind a truncation is not known, so that no window may need it."""
+    recorder = make(horizon=3)
+    for end in (RUNS, TRUNCATES, TRUNCATES, RUNS, TRUNCATES):
+        recorder.step(end)
+    assert len(recorder.replay) == 5
+    with pytest.raises(ValueError, match="no window to sample yet: 5 transitions"):
+        recorder.replay.sample(1)
+
+
+def test_overwritten_windows_are_not_revived():
+    """New priorities for windows that the ring has overwritten do nothing."""
+    recorder = make(capacity=8, horizon=3)
+    for _ in range(5):
+        recorder.step(RUNS)
+    indices = recorder.replay.sample(64).indices
+    for _ in range(8):
+        recorder.step(TRUNCATES)
+    recorder.replay.update_priorities(indices, np.ones(64))
+    assert recorder.replay.windows == 0
+    recorder.step(TERMINATES)
+    assert set(windows(recorder.replay.sample(64))) == recorder.model.windows()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_windows_are_drawn_in_proportion_to_their_priority(alpha):
+    """A window is drawn with probability priority**alpha over the sum of all; alpha 0 is uniform."""
+    recorder = make(capacity=40, horizon=3, alpha=alpha)
+    for _ in range(40):
+        recorder.step(RUNS)
+    replay, draws = recorder.replay, 100_000
+    priorities = np.arange(replay.windows) / 4 + 0.01
+    replay.update_priorities(np.arange(replay.windows), priorities)
+    expected = draws * priorities**alpha / np.sum(priorities**alpha)
+    counts = np.bincount(replay.sample(draws).indices, minlength=replay.windows)
+    assert counts.shape == expected.shape == (38,)
+    chi_square = np.sum((counts - expected) ** 2 / expected)
+    assert chi_square < 69.3  # one draw in a thousand exceeds it with 37 degrees of freedom
+
+
+def test_importance_weights_are_those_computed_by_hand():
+    """Three windows of priorities 1, 2 and 4 weigh (3 p)^-beta over the largest, p being 1/7, 2/7 and 4/7."""
+    recorder = make(horizon=1, alpha=1.0, beta=0.5)
+    for _ in range(3):
+        recorder.step(RUNS)
+    recorder.replay.update_priorities(np.arange(3), np.array([1.0, 2.0, 4.0]))
+    batch = recorder.replay.sample(64)
+    unscaled = (3 * np.array([1 / 7, 2 / 7, 4 / 7])) ** -0.5
+    np.testing.assert_allclose(batch.weights, (unscaled / unscaled.max())[batch.indices], rtol=1e-5)
+    assert set(batch.indices) == {0, 1, 2}
+
+
+def test_a_new_window_has_the_largest_priority_seen_so_far():
+    """The first windows have priority 1, later ones the largest raw priority ever given, be it gone by then."""
+    recorder = make(horizon=1, alpha=1.0, beta=1.0)
+    replay = recorder.replay
+    recorder.step(RUNS)
+    replay.update_priorities(np.array([0]), np.array([0.5]))
+    recorder.step(RUNS)  # 1 beside 0.5
+    np.testing.assert_allclose(sorted(set(replay.sample(64).weights.tolist())), [0.5, 1.0], rtol=1e-5)
+    replay.update_priorities(np.array([0, 1]), np.array([8.0, 2.0]))
+    replay.update_priorities(np.array([0]), np.array([2.0]))
+    recorder.step(RUNS)  # 8 beside 2 and 2
+    np.testing.assert_allclose(sorted(set(replay.sample(64).weights.tolist())), [0.25, 1.0], rtol=1e-5)
+
+
+def test_a_priority_of_zero_is_not_the_end_of_a_window():
+    """A window whose error was zero can still be drawn."""
+    recorder = make(horizon=1)
+    recorder.step(RUNS)
+    recorder.replay.update_priorities(np.array([0, 0]), np.array([3.0, 0.0]))
+    assert recorder.replay.windows == 1
+    assert recorder.replay.sample(2).weights.tolist() == [1.0, 1.0]
+
+
+def test_one_seed_governs_the_draw():
+    """Replays of the same content draw alike from one seed, and differently from two."""
+    batches = []
+    for seed in (1, 1, 2):
+        replay = Replay(ReplayConfig(100), observation_dim=2, action_dim=1, horizon=1, seed=seed)
+        recorder = Recorder(replay, Model(100, 1, 1))
+        for _ in range(50):
+            recorder.step(RUNS)
+        batches.append(replay.sample(32))
+    assert equal(batches[0], batches[1])
+    assert not equal(batches[0], batches[2])
+
+
+def test_the_actions_of_the_running_episode_are_handed_back():
+    """The running episode of each lane gives back its actions in order, also where the ring has wrapped."""
+    recorder = make(capacity=14, lanes=2, horizon=2)
+    for step in range(20):
+        recorder.step(TRUNCATES if step % 5 == 4 else RUNS, TERMINATES if step == 16 else RUNS)
+        for lane, ends in enumerate(([4, 9, 14, 19], [16])):
+            begun = max((end + 1 for end in ends if end <= step), default=0)
+            if step + 1 - begun > 7:
+                with pytest.raises(ValueError, match=rf"episode of lane {lane} has .* raise its capacity"):
+                    recorder.replay.episode_actions(lane)
+                continue
+            rows = [row.action for row in recorder.model.lanes[lane] if row.action is not None]
+            assert recorder.replay.episode_actions(lane)[:, 0].tolist() == rows[begun:]
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.lists(st.integers(0, n - 1))))))
+def test_the_tree_does_not_drift(case):
+    """After any updates the tree is the one that is built at once from its leaves, and its total is their sum."""
+    leaves, updates = case
+    rng = np.random.default_rng(0)
+    tree, values = SumTree(leaves), np.zeros(leaves)
+    for update in updates:
+        chosen = np.array(update, dtype=np.int64)
+        values[chosen] = 10 ** rng.uniform(-12, 12, leaves)[chosen] * rng.integers(0, 2, leaves)[chosen]
+        tree[chosen] = values[chosen]
+    fresh = SumTree(leaves)
+    fresh[np.arange(leaves)] = values
+    assert tree.total == fresh.total == pytest.approx(fsum(values), rel=1e-14)
+    assert np.array_equal(tree[np.arange(leaves)], values)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40).filter(any))
+def test_the_tree_gives_each_leaf_its_share(values):
+    """Evenly spaced fractions of the total fall to the leaves in order, each as often as it is large."""
+    tree = SumTree(len(values))
+    tree[np.arange(len(values))] = np.array(values, dtype=np.float64)
+    fractions = (np.arange(sum(values)) + 0.5) / sum(values)
+    assert tree.draw(fractions).tolist() == np.repeat(np.arange(len(values)), values).tolist()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 1e-9, 1 / 3, 7e8]), min_size=1, max_size=40).filter(any))
+def test_round_off_never_draws_an_empty_leaf(values):
+    """A leaf of zero is not drawn, not even at the edges between leaves and at the very end."""
+    tree = SumTree(len(values))
+    tree[np.arange(len(values))] = np.array(values)
+    edges = np.cumsum(values) / tree.total
+    fractions = np.concatenate(([0.0, 1.0], edges, np.nextafter(edges, 0), np.nextafter(edges, 1))).clip(0, 1)
+    assert (tree[tree.draw(fractions)] > 0).all()
+
+
+def test_a_million_transitions_are_reserved_within_250_mb():
+    """A million transitions of 24 sensors and 6 actions take less than 250 MB, priorities included."""
+    tracemalloc.start()
+    try:
+        replay = Replay(ReplayConfig(1_000_000), observation_dim=24, action_dim=6, horizon=5)
+        reserved, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(replay) == 0
+    assert 1_000_000 * 31 * 4 < reserved < 160e6
+
+
+def fill(replay: Replay, steps: int) -> None:
+    for _ in range(steps):
+        flag = np.zeros(1, dtype=bool)
+        replay.add(np.ones((1, 24)), np.ones((1, 6)), np.ones(1), flag, flag, np.ones((1, 24)))
+
+
+def test_the_state_of_a_replay_is_as_large_as_what_it_holds():
+    """Saving ten transitions of a million writes some kilobytes."""
+    replay = Replay(ReplayConfig(1_000_000), observation_dim=24, action_dim=6, horizon=5)
+    fill(replay, 10)
+    assert sum(array.nbytes for array in replay.state().values()) < 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_almost_empty_replay_costs_almost_no_memory():
+    """Reserving a million transitions and storing ten makes less than half of their memory resident."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    before = resident()
+    replay = Replay(ReplayConfig(1_000_000), observation_dim=24, action_dim=6, horizon=5)
+    fill(replay, 10)
+    replay.sample(512)
+    assert resident() - before < 64e6
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"capacity": 21}, "capacity was 20 and is 21"),
+        ({"lanes": 2}, "lanes was 1 and is 2"),
+        ({"horizon": 4}, "horizon was 3 and is 4"),
+        ({"observation_dim": 3}, "observation_dim was 2 and is 3"),
+        ({"action_dim": 2, "horizon": 1}, "horizon was 3 and is 1, action_dim was 1 and is 2"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(changed, message):
+    """A state of another layout is refused with what differs, and the replay stays as it was."""
+    settings = {"capacity": 20, "observation_dim": 2, "action_dim": 1, "horizon": 3, "lanes": 1} | changed
+    replay = Replay(ReplayConfig(settings.pop("capacity")), **settings)
+    recorder = make(capacity=20, horizon=3)
+    for _ in range(5):
+        recorder.step(RUNS)
+    with pytest.raises(ValueError, match=message):
+        replay.load_state(recorder.replay.state())
+    assert len(replay) == 0
+
+
+def test_a_capacity_below_one_window_a_lane_is_refused():
+    """The error says how much would do, and that much does."""
+    with pytest.raises(ValueError, match=r"at least 6 .* got 5"):
+        make(capacity=5, lanes=2, horizon=3)
+    recorder = make(capacity=6, lanes=2, horizon=3)
+    for _ in range(9):
+        recorder.step(RUNS, RUNS)
+    assert recorder.replay.windows == 2
+
+
+def test_a_step_of_another_size_is_refused():
+    """Lanes or sensors in a number that the replay was not made for are named in the error."""
+    replay = make(lanes=2).replay
+    for lanes, sensors, name in ((3, 2, "observations"), (1, 2, "observations"), (2, 3, "observations")):
+        flags = np.zeros(lanes, dtype=bool)
+        step = np.zeros((lanes, sensors))
+        with pytest.raises(ValueError, match=rf"^{name} must have shape \(2, 2\), got \({lanes}, {sensors}\)"):
+            replay.add(step, np.zeros((lanes, 1)), np.zeros(lanes), flags, flags, step)
+    assert len(replay) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_a_priority_that_is_no_priority_is_refused(bad):
+    """Negative and non-finite priorities are refused before any of them is stored."""
+    recorder = make(horizon=1)
+    recorder.step(RUNS)
+    before = recorder.replay.state()["leaves"].copy()
+    with pytest.raises(ValueError, match="priorities must be finite and at least 0"):
+        recorder.replay.update_priorities(np.array([0, 0]), np.array([1.0, bad]))
+    assert np.array_equal(recorder.replay.state()["leaves"], before)
