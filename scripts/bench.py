@@ -76,7 +76,9 @@ class Bench:
     def __init__(self, setting: str, precision: Precision, args: BenchArgs) -> None:
         config = SETTINGS[setting]()
         # The full horizon from the first step on: what a trained agent pays.
-        planner = dataclasses.replace(config.planner, horizon_schedule=Linear(config.planner.horizon, config.planner.horizon, 0))
+        planner = dataclasses.replace(
+            config.planner, horizon_schedule=Linear(config.planner.horizon, config.planner.horizon, 0)
+        )
         config = dataclasses.replace(
             config, env=CARTPOLE.id, planner=planner, precision=precision, device=args.device, compile=args.compile
         )

@@ -22,6 +22,6 @@ def main(arguments: list[str]) -> int:
     names = available(args.pattern)
     if not names:
         raise UnsupportedEnvironment(f"no environment matches {args.pattern!r}; 'tdmpc envs' lists all")
-    for name in names:
-        print(f"{name.id:<48} {name.short or ''}".rstrip())
+    # In one piece, so that `tdmpc envs | head` may stop reading.
+    print("\n".join(f"{name.id:<48} {name.short or ''}".rstrip() for name in names))
     return 0

@@ -36,7 +36,8 @@ class EvaluateArgs:
     device: str = "cpu"
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """The run's own when not given."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +47,8 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"--episodes must be at least 1, got {args.episodes}")
     if args.threads:
         torch.set_num_threads(args.threads)
-    agent, meta = load_agent(args.run, device=args.device, precision=args.precision, compile=False)
+    precision = {} if args.precision is None else {"precision": args.precision}
+    agent, meta = load_agent(args.run, device=args.device, compile=False, **precision)
     seed = agent.config.seed + EVALUATION_STREAM if args.seed is None else args.seed
     result = evaluate(
         agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy=args.policy, record=args.video

@@ -1,8 +1,10 @@
 """The command ``tdmpc``: one short file for each sub-command."""
 
 import difflib
+import errno
 import importlib
 import logging
+import os
 import sys
 
 COMMANDS = {
@@ -14,9 +16,15 @@ COMMANDS = {
 }
 
 
+LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
+"""An update allocates and frees hundreds of megabytes: keeping them, in large pages, saves a seventh of its time."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; what a user can cause is one line on standard error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _start_with_large_pages()
+        arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -30,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return importlib.import_module(f"scripts.{name}").main(rest)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if str(stopped):  # how to go on
+            print(stopped, file=sys.stderr)
         return 130
     except Exception as error:
         if not _is_expected(error):
@@ -38,10 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error))
 
 
+def _start_with_large_pages() -> None:
+    """Start this process again with ``LARGE_PAGES``: the C library reads them only at its start."""
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = LARGE_PAGES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _is_expected(error: Exception) -> bool:
     """Whether the message was written for the user; anything else is a fault of ours and keeps its traceback."""
     if isinstance(error, ImportError):
         return "pip install" in str(error)
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # the disk is full
     from scripts.errors import EXPECTED
 
     return isinstance(error, EXPECTED)

@@ -148,6 +148,7 @@ def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any
     runs.write_json(folder / runs.SUMMARY, summary)
     sink.log(evaluation_row(trainer, result))
     rows = read_rows(folder / runs.METRICS)
+    runs.write_curve(folder / runs.CURVE_TABLE, rows)
     learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
     training_panels(rows, folder / runs.PANELS, title=spec.id)
     if result.frames:

@@ -60,6 +60,10 @@ class UnsupportedEnvironment(ValueError):
     """The environment that was asked for is unknown, cannot be made, or is not one the agent can learn."""
 
 
+class SimulationError(RuntimeError):
+    """The simulation itself gave up, as dm_control does when it diverges."""
+
+
 class EnvName(NamedTuple):
     """What an environment is called."""
 
@@ -469,6 +473,7 @@ class Environments:
         Raises:
             ValueError: the actions do not have shape ``[N A]``.
             RuntimeError: a lane has ended, or never begun.
+            SimulationError: the simulation gave up.
         """
         if actions.shape != self._lanes.action_space.shape:
             raise ValueError(f"actions must have shape {self._lanes.action_space.shape}, got {actions.shape}")
@@ -476,7 +481,10 @@ class Environments:
             raise RuntimeError(
                 f"no episode runs in lanes {np.flatnonzero(self._ended).tolist()}: call begin(ended) first"
             )
-        observations, rewards, terminated, truncated, _ = self._lanes.step(actions)
+        try:
+            observations, rewards, terminated, truncated, _ = self._lanes.step(actions)
+        except RuntimeError as error:
+            raise SimulationError(f"the simulation failed: {error}") from error
         self._observations, self._ended = observations, terminated | truncated
         return Transition(observations.copy(), rewards.astype(np.float32), terminated, truncated)
 

@@ -53,17 +53,21 @@ def draw_noise(
 def imagine(
     model: WorldModel, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"], *, discount: float
 ) -> Float[Tensor, "B N"]:
-    """Return of action sequences in the model: rewards on the way, then the value of the policy's action."""
-    z = z[:, None].expand(-1, actions.shape[2], -1)
-    total = torch.zeros(actions.shape[1:3], device=actions.device)
-    survival = torch.ones_like(total)
+    """Return of action sequences in the model: rewards on the way, then the value of the policy's action.
+
+    Rewards (and terminations) of all steps are computed in one pass: larger products use the cores better.
+    """
+    latents = [z[:, None].expand(-1, actions.shape[2], -1)]
     for action in actions:
-        total = total + survival * model.head.read(model.reward(z, action))
-        z = model.next(z, action)
-        survival = survival * discount
-        if model.can_terminate:
-            survival = survival * torch.sigmoid(-model.terminates(z))
-    return total + survival * model.value(z, model.pi(z))
+        latents.append(model.next(latents[-1], action))
+    rewards = model.head.read(model.reward(torch.stack(latents[:-1]), actions))
+    steps = torch.arange(len(actions) + 1, device=actions.device)
+    weights = (discount**steps)[:, None, None].expand(-1, *rewards.shape[1:])
+    if model.can_terminate:
+        survival = torch.sigmoid(-model.terminates(torch.stack(latents[1:]))).cumprod(0)
+        weights = weights * torch.cat([torch.ones_like(survival[:1]), survival])
+    final = latents[-1]
+    return (weights[:-1] * rewards).sum(0) + weights[-1] * model.value(final, model.pi(final))
 
 
 def mppi(

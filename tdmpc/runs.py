@@ -1,10 +1,12 @@
 """Run folders: what a training leaves behind, never overwritten."""
 
+import csv
 import json
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,14 +17,16 @@ from tdmpc.evaluation import Evaluation
 from tdmpc.planner import planning_macs
 from tdmpc.spec import EnvSpec
 
-CONFIG, METRICS, SUMMARY, CURVE, PANELS, VIDEO = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "learning_curve.png",
-    "training.png",
-    "video.mp4",
-)
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+CURVE_TABLE = "learning_curve.csv"
+CURVE = "learning_curve.png"
+PANELS = "training.png"
+VIDEO = "video.mp4"
+
+
+T = TypeVar("T")
 
 
 class RunError(ValueError):
@@ -55,19 +59,20 @@ def config(folder: Path) -> TrainConfig:
     Raises:
         RunError: this is not a run folder.
     """
-    return from_json(TrainConfig, _started_with(folder)["config"])
+    return _started_with(folder, "config", TrainConfig)
 
 
 def spec(folder: Path) -> EnvSpec:
     """The environment of a run; raises as ``config``."""
-    return from_json(EnvSpec, _started_with(folder)["spec"])
+    return _started_with(folder, "spec", EnvSpec)
 
 
-def _started_with(folder: Path) -> dict[str, Any]:
+def _started_with(folder: Path, part: str, kind: type[T]) -> T:
     try:
-        return json.loads((folder / CONFIG).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({error})") from error
+        return from_json(kind, json.loads((folder / CONFIG).read_text())[part])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # missing, no JSON, or of another program
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({reason})") from error
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -82,6 +87,17 @@ def unused(parent: Path, name: str) -> Path:
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
+
+
+def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """The learning curve as a small table: returns of training episodes and of evaluations."""
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["kind", "env_steps", "return"])
+        for row in rows:
+            value = row.get("return", row.get("return_mean"))
+            if value is not None:
+                table.writerow([row["kind"], row["env_steps"], f"{value:.2f}"])
 
 
 def write_json(path: Path, value: Any) -> None:

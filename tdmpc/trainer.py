@@ -13,7 +13,7 @@ from torch import Tensor
 from tdmpc import checkpoint
 from tdmpc.agent import Actor, Agent, NonFiniteError
 from tdmpc.config import TrainConfig, from_json, to_json
-from tdmpc.envs import Environments
+from tdmpc.envs import Environments, SimulationError, Transition
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.metrics import Sink
 from tdmpc.replay import Replay
@@ -23,8 +23,8 @@ from tdmpc.state import below, prefixed
 log = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
-    """The user asked to stop; everything has been saved."""
+class Interrupted(KeyboardInterrupt):
+    """The user asked to stop; everything has been saved, and the message says how to go on."""
 
 
 class Trainer:
@@ -99,7 +99,7 @@ class Trainer:
         with self.window.timer("plan"):
             actions = self._actions()
         with self.window.timer("environment"):
-            transition = self.envs.step(actions)
+            transition = self._step(actions)
         self._check(observation=transition.observations, reward=transition.rewards)
         self.replay.add(
             self.observations,
@@ -128,6 +128,13 @@ class Trainer:
             return self.actor.act(observations, step=self.agent_steps, explore=True).numpy()
         except NonFiniteError as error:
             raise self._dump(error, {}) from error
+
+    def _step(self, actions: np.ndarray) -> Transition:
+        try:
+            return self.envs.step(actions)
+        except SimulationError as error:
+            fault = NonFiniteError(f"{error}, at environment step {self.env_steps}")
+            raise self._dump(fault, {"fault/actions": torch.from_numpy(actions)}) from error
 
     def _finish(self, ended: np.ndarray) -> None:
         for lane in np.flatnonzero(ended):

@@ -57,6 +57,7 @@ def register() -> Iterator[Callable[..., str]]:
     known = dict(gym.registry)
 
     def add(make: Callable[..., gym.Env] = Toy) -> str:
+        gym.registry.pop(TOY, None)
         gym.register(TOY, entry_point=make)
         return TOY
 
@@ -77,7 +78,15 @@ def tiny(env: str, **changes: Any) -> TrainConfig:
         "threads": 1,
         "precision": "float32",
         "model": SMALL,
-        "planner": PlannerConfig(horizon=3, samples=16, policy_trajectories=4, elites=4, iterations=2),
+        "planner": PlannerConfig(
+            horizon=3,
+            samples=16,
+            policy_trajectories=4,
+            elites=4,
+            iterations=2,
+            std=Linear(0.5, 0.1, 60),
+            horizon_schedule=Linear(1, 3, 60),
+        ),
         "loss": LossConfig(horizon=3, consistency_width=8),
         "replay": ReplayConfig(capacity=1000),
     }
@@ -94,20 +103,28 @@ def _described(env: str, action_repeat: int | None, terminates: bool) -> EnvSpec
     return describe(env, action_repeat=action_repeat, terminates=terminates)
 
 
+OPENED: list[Trainer] = []
+
+
 def open_run(config: TrainConfig, folder: Path, kind: type[Trainer] = Trainer) -> Trainer:
     """A trainer on a run folder, new or where its last checkpoint left it, as the command line makes it."""
     saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
     sink = JsonlSink(folder / runs.METRICS, resume_at=0 if saved is None else saved.meta["env_steps"])
     trainer = kind(config, spec_of(config), folder, sink)
+    OPENED.append(trainer)
     if saved is not None:
         trainer.restore(saved)
     return trainer
 
 
-def close(trainer: Trainer) -> None:
-    """Free what ``open_run`` opened."""
-    trainer.sink.close()
-    trainer.envs.close()
+@pytest.fixture(autouse=True)
+def close_runs() -> Iterator[None]:
+    """Free what the runs of a test have opened."""
+    yield
+    while OPENED:
+        trainer = OPENED.pop()
+        trainer.sink.close()
+        trainer.envs.close()
 
 
 # The core without an environment: models and batches of three sensors and two actuators -----------------------

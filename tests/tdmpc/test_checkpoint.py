@@ -158,9 +158,10 @@ def test_a_kill_at_any_moment_leaves_a_good_one(
     write(tmp_path, 1), write(tmp_path, 2)
     if corrupt:
         (tmp_path / CURRENT).write_bytes(b"")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at(patch, seam)
-        write(tmp_path, 3)
+        with pytest.raises(Killed):
+            write(tmp_path, 3)
     assert number_in(tmp_path) in ({1, 3} if corrupt else {2, 3})
     write(tmp_path, 4)
     assert number_in(tmp_path) == 4 and names(tmp_path) == {CURRENT, PREVIOUS}
@@ -215,11 +216,11 @@ def test_a_disk_that_fills_up_meanwhile_costs_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_a_checkpoint_error(tmp_path: Path) -> None:
     """A run folder that was taken away while it trained is told as one."""
-    with pytest.raises(CheckpointError, match="cannot write a checkpoint into .*gone"):
+    with pytest.raises(CheckpointError, match=r"cannot write a checkpoint into .*gone"):
         write(tmp_path / "gone", 1)
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------------------------- what is refused
 
 
 def test_an_empty_folder_holds_none(tmp_path: Path) -> None:
@@ -280,5 +281,5 @@ def test_the_future_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
         write(tmp_path, 2)
-    with pytest.raises(CheckpointError, match="format 2, .* up to 1: update tdmpc"):
+    with pytest.raises(CheckpointError, match=r"format 2, .* up to 1: update tdmpc"):
         load(tmp_path)

@@ -4,14 +4,13 @@ import dataclasses
 import errno
 import itertools
 import json
-import logging
 import math
 import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from tdmpc.envs import Environments
 from tdmpc.metrics import JsonlSink, Sink, read_rows
 from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer, load_agent
-from tests.tdmpc.conftest import TOY, Toy, close, open_run, spec_of, tiny
+from tests.tdmpc.conftest import TOY, Toy, open_run, spec_of, tiny
 
 CLOCKS = ("time/", "wall_s", "decisions_per_s")
 
@@ -42,7 +41,6 @@ class Outcome(NamedTuple):
 
 
 def outcome(trainer: Trainer) -> Outcome:
-    close(trainer)
     tensors, meta = trainer.state()
     return Outcome(tensors, {name: value for name, value in meta.items() if name != "wall_s"}, rows_of(trainer.folder))
 
@@ -95,7 +93,7 @@ def run_in_parts(config: TrainConfig, folder: Path, parts: Iterable[int]) -> tup
         try:
             trainer.run()
         except Interrupted:
-            close(trainer)
+            pass
         else:
             return outcome(trainer), number
     raise AssertionError
@@ -166,8 +164,7 @@ def test_a_stop_says_how_to_go_on(tmp_path: Path) -> None:
     for act in (trainer.run, lambda: trainer.evaluate(1)):
         with pytest.raises(Interrupted, match=f"saved.* tdmpc train --resume {tmp_path}"):
             act()
-    assert checkpoint.load(tmp_path).meta["agent_steps"] == 1
-    close(trainer)
+    assert checkpoint.load(tmp_path).meta["agent_steps"] == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- SIGKILL
@@ -201,7 +198,7 @@ def deadly(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
 
 
 def start(config: TrainConfig, folder: Path, seams: str = "none", patience: int = -1) -> Any:
-    SERVER.set_forkserver_preload(["tdmpc.trainer", "gymnasium.envs.classic_control"])
+    SERVER.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter by every optimiser, once in a process
     process = SERVER.Process(target=train_until_killed, args=(to_json(config), folder, seams, patience))
     process.start()
     return process
@@ -214,23 +211,22 @@ def last_saved(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     ("seams", "patience"),
-    [("writing", range(16)), ("training", [5, 21, 27, 60, 31, 90, 44, 120, 70, 160])],
+    [("writing", range(12)), ("training", [0, 5, 8, 14, 21, 27, 30, 35])],
     ids=["writing", "training"],
 )
 def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: Iterable[int]) -> None:
     """Killed by SIGKILL at each step of writing a checkpoint, or of training, and gone on with, nothing differs."""
-    config = tiny("Pendulum-v1", checkpoint_every=7, env_steps=100)
+    config = tiny("Pendulum-v1", checkpoint_every=7, env_steps=80)
     folder = tmp_path / "killed"
     folder.mkdir()
-    kills, before = 0, -1
+    before = -1
     for seam in patience:
         process = start(config, folder, seams, seam)
-        process.join(300)
-        assert process.exitcode in (0, -signal.SIGKILL)
-        kills += process.exitcode != 0
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert last_saved(folder) >= before
         before = last_saved(folder)
-    assert kills >= 8
+    assert before < 80
     trainer = open_run(config, folder)
     trainer.run()
     assert differing(whole_run(config, tmp_path / "whole"), outcome(trainer)) == []
@@ -239,18 +235,18 @@ def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: 
 
 def test_killed_at_random_times_a_run_resumes(tmp_path: Path) -> None:
     """Killed by SIGKILL whenever it happens to come, a run resumes from its last checkpoint and nothing differs."""
-    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=400, updates_per_step=0.5)
+    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=240, updates_per_step=0.5)
     folder = tmp_path / "killed"
     folder.mkdir()
     moments, before = random.Random(7), -1
-    for _ in range(6):
+    for _ in range(4):
         process = start(config, folder)
         while process.is_alive() and last_saved(folder) <= before:
             time.sleep(0.001)
-        process.join(moments.uniform(0, 0.15))
+        process.join(moments.uniform(0, 0.05))
         process.kill()
-        process.join(300)
-        assert last_saved(folder) >= before
+        process.join()
+        assert last_saved(folder) > before
         before = last_saved(folder)
     trainer = open_run(config, folder)
     trainer.run()
@@ -275,14 +271,22 @@ def stopped(config: TrainConfig, folder: Path, after: int) -> Trainer:
     trainer.patience = after
     with pytest.raises(Interrupted):
         trainer.run()
-    close(trainer)
     return trainer
 
 
+class Telling(Trainer):
+    """Keeps what ``restore`` tells."""
+
+    told = ""
+
+    def restore(self, saved: checkpoint.Checkpoint) -> str:
+        self.told = super().restore(saved)
+        return self.told
+
+
 def resumed(config: TrainConfig, folder: Path) -> tuple[Trainer, str]:
-    saved = checkpoint.load(folder)
-    trainer = Trainer(config, spec_of(config), folder, JsonlSink(folder / runs.METRICS, resume_at=0))
-    return trainer, trainer.restore(saved)
+    trainer = open_run(config, folder, Telling)
+    return trainer, trainer.told
 
 
 def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Callable[..., str]) -> None:
@@ -290,8 +294,8 @@ def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Calla
     said; what was learned and stored stays.
     """
     register(forgetful())
-    config = tiny(TOY, num_envs=2, env_steps=100)
-    before = stopped(config, tmp_path, after=13)
+    config = tiny(TOY, num_envs=2, random_steps=40, env_steps=60)
+    before = stopped(config, tmp_path, after=14)
     assert before.lengths.tolist() == [4, 4]
     trainer, told = resumed(config, tmp_path)
     assert "2 running episode(s) could not be played again exactly and start anew" in told
@@ -299,9 +303,8 @@ def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Calla
     assert len(trainer.replay) == len(before.replay) == 26
     assert not trainer.actor.mean.any() and not trainer.returns.any()
     trainer.run()
-    assert trainer.agent_steps == 100
+    assert trainer.agent_steps == 60
     assert [row["length"] for row in rows_of(tmp_path)[:4]] == [9, 9, 9, 9]
-    close(trainer)
 
 
 def test_only_lanes_that_went_astray_start_anew(
@@ -309,8 +312,8 @@ def test_only_lanes_that_went_astray_start_anew(
 ) -> None:
     """A lane that could be played again goes on, beside one that could not."""
     register()
-    config = tiny(TOY, num_envs=2, env_steps=100)
-    before = stopped(config, tmp_path, after=13)
+    config = tiny(TOY, num_envs=2, random_steps=40, env_steps=60)
+    before = stopped(config, tmp_path, after=14)
     restore = Environments.restore
 
     def astray(self: Environments, *args: Any) -> np.ndarray:
@@ -323,7 +326,6 @@ def test_only_lanes_that_went_astray_start_anew(
     assert trainer.returns[0] == before.returns[0] and np.array_equal(trainer.observations[0], before.observations[0])
     assert not np.array_equal(trainer.observations[1], before.observations[1])
     trainer.run()
-    close(trainer)
 
 
 def test_an_episode_that_ends_when_played_again_starts_anew(tmp_path: Path, register: Callable[..., str]) -> None:
@@ -338,7 +340,6 @@ def test_an_episode_that_ends_when_played_again_starts_anew(tmp_path: Path, regi
     assert trainer.envs.episodes.tolist() == [2, 2]
     haste.clear()
     trainer.run()
-    close(trainer)
 
 
 def test_an_episode_longer_than_the_replay_starts_anew(tmp_path: Path) -> None:
@@ -349,7 +350,6 @@ def test_an_episode_longer_than_the_replay_starts_anew(tmp_path: Path) -> None:
     assert "1 running episode(s) could not be played again" in told
     assert trainer.envs.episodes.tolist() == [1]
     trainer.run()
-    close(trainer)
 
 
 @pytest.mark.parametrize("lanes", [(True, False), (True, True), (False, False)])
@@ -437,7 +437,6 @@ def test_steps_are_counted_with_the_action_repeat(
     assert (trainer.env_steps, trainer.agent_steps) == (steps, steps // repeat)
     assert sink.heard == list(range(num_envs * repeat, steps + 1, num_envs * repeat))
     assert sink.saved == saves
-    close(trainer)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +451,6 @@ def test_updates_follow_the_ratio(
     trainer = open_run(tiny("Pendulum-v1", env_steps=50, **changes), tmp_path)
     trainer.run()
     assert trainer.agent.updates == expected
-    close(trainer)
 
 
 def test_no_update_before_there_is_a_window(tmp_path: Path, register: Callable[..., str]) -> None:
@@ -462,7 +460,6 @@ def test_no_update_before_there_is_a_window(tmp_path: Path, register: Callable[.
     trainer = open_run(config, tmp_path)
     trainer.run()
     assert (trainer.env_steps, trainer.agent.updates) == (90, 0)
-    close(trainer)
 
 
 def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +478,6 @@ def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert planned == list(range(40, 90))
     actions = trainer.replay.episode_actions(0)[:40]
     assert np.abs(actions).max() <= 1 and abs(actions.mean()) < 0.3 and 0.45 < actions.std() < 0.7
-    close(trainer)
 
 
 def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) -> None:
@@ -499,15 +495,9 @@ def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) ->
     assert losses == {"loss/total", "loss/policy", "loss/consistency", "loss/reward", "loss/value"}
     assert not losses & rows[0].keys()
     assert {"time/plan_ms", "time/environment_ms", "time/replay_ms", "time/update_ms"} <= rows[2].keys()
-    close(trainer)
 
 
 # ------------------------------------------------------------------------------------------------- what must not happen
-
-
-def faulty(fault: Callable[[int, Toy], Any], **position: Any) -> Callable[[TrainConfig], None]:
-    """A maker of toys; ``fault(lane, toy)`` gives what replaces an observation or a reward, or None."""
-    raise NotImplementedError
 
 
 @pytest.fixture
@@ -518,10 +508,10 @@ def lanes_that_fail(register: Callable[..., str]) -> Callable[..., TrainConfig]:
         toys: list[Toy] = []
 
         def tamper(toy: Toy, observation: np.ndarray, pay: float, terminated: bool) -> tuple[Any, float, bool]:
-            hit = toys.index(toy) == lane and next(steps[lane]) == time
-            return observation + hit * np.array([0, sensor]), pay + (reward if hit else 0), terminated
+            hit = toys.index(toy) == lane and next(steps) == time
+            return np.array([observation[0], sensor if hit else 0]), reward if hit else pay, terminated
 
-        steps = [itertools.count(), itertools.count(), itertools.count()]
+        steps = itertools.count()
 
         def make(**options: Any) -> Toy:
             toys.append(Toy(tamper, **options))
@@ -554,7 +544,6 @@ def test_an_environment_that_returns_nan_stops_the_run(
     assert not dump.tensors[f"fault/{what}"][1].isfinite().all()
     assert dump.tensors["replay/rows"].isfinite().all()
     assert checkpoint.load(tmp_path).meta["agent_steps"] == 30
-    close(trainer)
 
 
 def test_a_reset_that_returns_nan_stops_the_run(
@@ -565,10 +554,9 @@ def test_a_reset_that_returns_nan_stops_the_run(
     trainer = open_run(tiny(TOY, num_envs=2), tmp_path)
     begin = trainer.envs.begin
     monkeypatch.setattr(trainer.envs, "begin", lambda ended: begin(ended) * np.array([[1], [math.nan]], np.float32))
-    with pytest.raises(NonFiniteError, match="observation .* environment step 18, lane 1: "):
+    with pytest.raises(NonFiniteError, match=r"observation .* environment step 18, lane 1: "):
         trainer.run()
     assert checkpoint.load(tmp_path / "fault-18").tensors["trainer/observations"][1].isnan().all()
-    close(trainer)
 
 
 @pytest.mark.parametrize("where", ["reward", "dynamics", "value", "policy"])
@@ -592,7 +580,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, where: str) -> 
     assert dump.tensors["batch/observations"].shape == (4, 16, 3) and "not finite" in dump.meta["error"]
     assert int(dump.tensors["agent/updates"]) == 6
     assert checkpoint.load(tmp_path).meta["agent_steps"] == 15
-    close(trainer)
 
 
 def test_a_plan_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -600,11 +587,10 @@ def test_a_plan_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     trainer = open_run(tiny("Pendulum-v1", updates_per_step=0.0, pretrain_updates=0, checkpoint_every=15), tmp_path)
     with torch.no_grad():
         next(trainer.agent.model.components["encoder"].parameters()).fill_(math.nan)
-    with pytest.raises(NonFiniteError, match="plan is not finite at agent step 20.*fault-20"):
+    with pytest.raises(NonFiniteError, match=r"plan is not finite at agent step 20.*fault-20"):
         trainer.run()
     assert checkpoint.load(tmp_path / "fault-20").tensors["trainer/observations"].isfinite().all()
     assert checkpoint.load(tmp_path).meta["agent_steps"] == 15
-    close(trainer)
 
 
 def test_a_fault_does_not_end_the_run_for_good(tmp_path: Path, lanes_that_fail: Callable[..., TrainConfig]) -> None:
@@ -613,10 +599,8 @@ def test_a_fault_does_not_end_the_run_for_good(tmp_path: Path, lanes_that_fail: 
     trainer = open_run(config, tmp_path)
     with pytest.raises(NonFiniteError):
         trainer.run()
-    close(trainer)
     trainer = open_run(config, tmp_path)
     assert trainer.agent_steps == 30
-    close(trainer)
 
 
 def test_a_full_disk_stops_the_run_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,7 +620,6 @@ def test_a_full_disk_stops_the_run_and_costs_nothing(tmp_path: Path, monkeypatch
         trainer = open_run(config, folder)
         with pytest.raises(CheckpointError, match="No space left on device"):
             trainer.run()
-        close(trainer)
     assert last_saved(folder) == 25
     trainer = open_run(config, folder)
     trainer.run()
@@ -666,7 +649,6 @@ def test_an_agent_is_loaded_without_its_replay(tmp_path: Path, monkeypatch: pyte
     )
     assert torch.equal(first, second)
     assert load_agent(tmp_path, precision="bfloat16")[0].precision == "bfloat16"
-    close(trainer)
 
 
 def test_a_checkpoint_is_read_without_training_code(tmp_path: Path) -> None:
@@ -675,4 +657,3 @@ def test_a_checkpoint_is_read_without_training_code(tmp_path: Path) -> None:
     trainer.run()
     _, meta = trainer.state()
     assert json.loads(json.dumps(meta)).keys() == checkpoint.load(tmp_path).meta.keys()
-    close(trainer)

@@ -1,0 +1,49 @@
+"""The command line on a toy environment, in this process; and one trained run to look at."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from scripts.main import main
+from tests.tdmpc.conftest import TOY, Toy
+
+WIDTHS = [f"--model.{name}=8" for name in ("encoder", "dynamics", "reward", "termination", "policy", "value")]
+PLANNER = ["horizon=3", "samples=16", "policy-trajectories=4", "elites=4", "iterations=2"]
+SMALL = [
+    *WIDTHS,
+    *(f"--planner.{setting}" for setting in PLANNER),
+    *("--model.latent=8", "--loss.horizon=3", "--batch-size=16", "--precision=float32", "--threads=1"),
+]
+TINY = [*SMALL, "--env-steps=60", "--random-steps=20", "--pretrain-updates=8", "--eval-episodes=2", "--terminates=False"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def toy() -> Iterator[None]:
+    """Register the toy environment."""
+    gym.register(TOY, entry_point=Toy)
+    yield
+    gym.registry.pop(TOY)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests read it only."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``fails("train", "Pendulun-v1")``: the one line on standard error with which a command exits 2."""
+
+    def run(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+        return captured.err.removeprefix("error: ").rstrip()
+
+    return run

@@ -1,0 +1,161 @@
+"""Laws of the command: every option is explained, every mistake is one line, a stop tells how to go on."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import scripts.main
+from scripts.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OPTIONS = {
+    "train": """--env-steps --seed --preset --device --threads --num-envs --wandb --run-dir --resume --video --precision
+        --compile --eval-every --checkpoint-every --model.latent --planner.samples --loss.learning-rate
+        --replay.capacity --wandb-group --wandb-tags""",
+    "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
+    "envs": "PATTERN",
+    "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
+    "demo": "--run-dir --seed --threads",
+}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_command_lists_its_parts(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a sub-command, or asked for help, it names each sub-command with what it does."""
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name} " in out and text in out for name, text in COMMANDS.items())
+
+
+def test_every_command_is_tested_for_help() -> None:
+    """The law below knows all sub-commands."""
+    assert OPTIONS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--help`` of a sub-command exits 0 and names its options."""
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert f"tdmpc {command}" in out
+    assert [option for option in OPTIONS[command].split() if option not in out] == []
+
+
+def test_an_unknown_command_is_one_line(fails: Callable[..., str]) -> None:
+    """A command that does not exist is refused, with the one that is meant and where to read on."""
+    assert fails("trian") == "there is no command 'trian'. Did you mean 'train'? See: tdmpc --help"
+    assert fails("--seed=1", "train") == "there is no command '--seed=1'. See: tdmpc --help"
+
+
+def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that does not exist is named, and the exit status is that of an error."""
+    with pytest.raises(SystemExit) as left:
+        main(["train", "Pendulum-v1", "--env-stepps=3"])
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert "--env-stepps" in captured.out + captured.err and "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train", "which environment? For example: tdmpc train cartpole-swingup"),
+        ("train Pendulun-v1", "unknown environment 'Pendulun-v1'. Did you mean Pendulum-v1?"),
+        ("train cartpole-swingpu", "Did you mean cartpole-swingup"),
+        ("train CartPole-v1", "CartPole-v1: the actions must be a Box"),
+        ("train no_such_module:Mine-v0", "cannot import module 'no_such_module'"),
+        ("train Pendulum-v1 --env-steps=0", "--env-steps must be positive, got 0"),
+        ("train Pendulum-v1 --action-repeat=0", "action_repeat must be at least 1, got 0"),
+        ("train --resume=nowhere", "nowhere is no run folder"),
+        ("evaluate nowhere", "nowhere holds no checkpoint"),
+        ("evaluate nowhere --episodes=0", "--episodes must be at least 1, got 0"),
+        ("envs no-such-thing", "no environment matches 'no-such-thing'"),
+        ("bench --setting gigantic", "there is no setting gigantic; there are reference, default"),
+    ],
+    ids=str.split("none misspelt short discrete module steps repeat resume evaluate episodes envs bench"),
+)
+def test_a_mistake_is_one_line(
+    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str
+) -> None:
+    """What a user can get wrong is one line on standard error with the remedy, exit status 2, and leaves nothing."""
+    monkeypatch.chdir(tmp_path)
+    assert says in fails(*arguments.split())
+    assert not any(tmp_path.iterdir())
+
+
+def test_all_bad_settings_are_named_at_once(fails: Callable[..., str]) -> None:
+    """Several settings that cannot work are refused together."""
+    said = fails("train", "Pendulum-v1", "--batch-size=0", "--loss.discount=1.5", "--planner.elites=9999")
+    assert "--batch-size must be positive, got 0" in said
+    assert "--loss.discount must lie between 0 and 1, got 1.5" in said
+    assert "--planner.elites must be at most the 537 candidates" in said
+
+
+def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
+
+
+def test_a_full_disk_is_one_line(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while metrics or figures are written is one line too."""
+    command_that_raises(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
+    assert fails("train") == "[Errno 28] No space left on device: 'metrics.jsonl'"
+
+
+def test_a_missing_extra_is_one_line(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is not installed is told with the line that installs it."""
+    command_that_raises(monkeypatch, ImportError("figures need matplotlib: pip install 'tdmpc[train]'"))
+    assert fails("train") == "figures need matplotlib: pip install 'tdmpc[train]'"
+
+
+@pytest.mark.parametrize("error", [KeyError("agent"), OSError(errno.EIO, "I/O error"), ImportError("no module x")])
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What no user can cause is not dressed up as a mistake of theirs."""
+    command_that_raises(monkeypatch, error)
+    with pytest.raises(type(error)):
+        main(["train"])
+
+
+@pytest.mark.parametrize("message", ["", "stopped and saved. Go on with: tdmpc train --resume runs/a"])
+def test_a_stop_exits_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str
+) -> None:
+    """Ctrl-C is no error: exit status 130, and where something was saved how to go on, in every sub-command."""
+    command_that_raises(monkeypatch, KeyboardInterrupt(message))
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == (message + "\n" if message else "")
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+def test_help_needs_no_torch() -> None:
+    """The overview and an unknown command answer at once: nothing heavy is imported for them."""
+    program = (
+        "import sys; from scripts.main import main; main(['--help']); main(['trian'])\n"
+        "assert not {'torch', 'gymnasium', 'numpy', 'tyro'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_exit_status_leaves_the_process() -> None:
+    """As a program of its own, the command gives its status and its one line to the shell."""
+    done = run("-m", "scripts.main", "trian", env={**os.environ, "GLIBC_TUNABLES": ""})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no command 'trian'. Did you mean 'train'? See: tdmpc --help\n"

@@ -1,0 +1,150 @@
+"""Laws of run folders: new or refused, and readable by whoever finds them."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tdmpc import checkpoint, runs
+from tdmpc.agent import Agent
+from tdmpc.config import to_json
+from tdmpc.evaluation import Evaluation
+from tdmpc.runs import RunError
+from tests.tdmpc.conftest import spec_of, tiny
+
+# -------------------------------------------------------------------------------------------------------- new folders
+
+
+def test_a_new_folder_is_made(tmp_path: Path) -> None:
+    """A folder that does not exist is made with its parents, an empty one is taken, and nothing is left in it."""
+    for _ in range(2):
+        folder = runs.create(tmp_path / "a" / "b")
+        assert folder.is_dir() and not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("content", ["checkpoint.safetensors", ".hidden", "notes.txt"])
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path, content: str) -> None:
+    """A folder that holds anything is refused, with how to go on with it, and left as it is."""
+    (tmp_path / content).write_text("precious")
+    with pytest.raises(RunError, match=f"{tmp_path} exists .*--resume {tmp_path}; or choose another --run-dir"):
+        runs.create(tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "run"
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file"
+
+
+def read_only(folder: Path) -> Path:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    folder.chmod(0o500)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("make", [below_a_file, a_file, read_only])
+def test_an_unwritable_folder_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    """Where nothing can be written, one error names the folder, the reason and the option."""
+    folder = make(tmp_path)
+    with pytest.raises(RunError, match=f"cannot write into {folder}: .+ Choose another --run-dir") as caught:
+        runs.create(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_unused_counts_up(tmp_path: Path) -> None:
+    """The first name that is free: as asked, or with the next number from 2 on; nothing is made."""
+    for name in ("Pendulum-v1-0", "Pendulum-v1-0-2", "Pendulum-v1-0-3"):
+        assert runs.unused(tmp_path, "Pendulum-v1-0") == tmp_path / name
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).mkdir()
+
+
+# ------------------------------------------------------------------------------------------------------- what is in it
+
+
+def test_settings_come_back(tmp_path: Path) -> None:
+    """The settings and what the environment told are read back from config.json as they were."""
+    config = tiny("Pendulum-v1", action_repeat=4)
+    runs.write_json(tmp_path / runs.CONFIG, {"config": to_json(config), "spec": to_json(spec_of(config))})
+    assert runs.config(tmp_path) == config
+    assert runs.spec(tmp_path) == spec_of(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "not JSON", "[1, 2]", '{"architectures": ["Llama"]}', '{"config": {"widths": 3}, "spec": {}}', b"\xff"],
+    ids=["missing", "empty", "text", "list", "foreign", "foreign config", "bytes"],
+)
+def test_what_is_no_run_folder_is_said(tmp_path: Path, content: str | bytes | None) -> None:
+    """Whatever lies in a folder that is no run's, one error names the folder."""
+    if content is not None:
+        (tmp_path / runs.CONFIG).write_bytes(content if isinstance(content, bytes) else content.encode())
+    for read in (runs.config, runs.spec):
+        with pytest.raises(RunError, match=f"{tmp_path} is no run folder: config.json cannot be read"):
+            read(tmp_path)
+
+
+def test_a_run_has_a_checkpoint_or_not(tmp_path: Path) -> None:
+    """A run came as far as its first checkpoint if there is one, be it the previous one."""
+    assert not runs.has_checkpoint(tmp_path)
+    checkpoint.save(tmp_path, {}, {})
+    assert runs.has_checkpoint(tmp_path)
+    (tmp_path / checkpoint.CURRENT).rename(tmp_path / checkpoint.PREVIOUS)
+    assert runs.has_checkpoint(tmp_path)
+
+
+def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is written beside and then renamed: a kill in between leaves the old one."""
+    path = tmp_path / "summary.json"
+    runs.write_json(path, {"return_mean": 1.5})
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            runs.write_json(path, {"return_mean": 2.5})
+    assert json.loads(path.read_text()) == {"return_mean": 1.5}
+    runs.write_json(path, {"return_mean": 2.5})
+    assert json.loads(path.read_text()) == {"return_mean": 2.5}
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_summary_tells_the_figures() -> None:
+    """A summary has what was reached and what it cost, with the machine it was timed on, in plain JSON."""
+    config = tiny("Pendulum-v1", seed=3)
+    agent = Agent(config, spec_of(config))
+    evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5))
+    meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "other": None}
+    summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta)))
+    told = {
+        "env": "Pendulum-v1",
+        "seed": 3,
+        "return_mean": 2.0,
+        "return_std": 1.0,
+        "episodes": 2,
+        "env_steps": 90,
+        "agent_steps": 45,
+        "wall_s": 12.3,
+        "ms_per_plan_p50": 1.75,
+        "precision": "float32",
+        "device": "cpu",
+        "threads": 1,
+    }
+    assert {name: summary[name] for name in told} == told
+    # Observations 3, actions 1, latent 8; encoder (8,), dynamics (12,), reward (8,), policy (8,), 2 x value (8, 8).
+    dense = [(3, 8), (8, 8), (9, 12), (12, 8), (9, 8), (8, 1), (8, 8), (8, 1)]
+    heads = 2 * [(9, 8), (8, 8), (8, 1)]
+    norms = 2 * 2 * 8
+    assert summary["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in dense + heads) + norms
+    assert summary["planning_macs"] > 0
+    assert {"processor", "load_average", "torch"} <= summary.keys()
