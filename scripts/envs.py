@@ -1,6 +1,7 @@
 """``tdmpc envs``: what can be trained."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
@@ -12,7 +13,7 @@ from tdmpc.envs import UnsupportedEnvironment, available
 class EnvsArgs:
     """List environments by id, with the short name where there is one."""
 
-    pattern: Positional[str] = ""
+    pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = ""
     """Part of a name, or a glob such as ``*walker*``."""
 
 

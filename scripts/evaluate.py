@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -22,7 +22,7 @@ from tdmpc.video import write_video
 class EvaluateArgs:
     """Play whole episodes without exploration and report the return."""
 
-    run: Positional[Path]
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     episodes: int = 10
     policy: Literal["planner", "prior"] = "planner"

@@ -68,14 +68,24 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Float[Tensor, "*M X"]) -> Float[Tensor, "E *M Y"]:
         # One head after the other: a batched product would copy the shared input and every weight.
-        return torch.stack([self._head(index, x) for index in range(len(self.norm_weight))])
+        layers = [_heads(weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        norms = _heads(self.norm_weight, self.norm_bias)
+        return torch.stack([_value(x, norm, head) for norm, *head in zip(norms, *layers, strict=True)])
 
-    def _head(self, index: int, x: Float[Tensor, "*M X"]) -> Float[Tensor, "*M Y"]:
-        first, *hidden, last = zip(self.weights, self.biases, strict=True)
-        x = F.linear(x, first[0][index], first[1][index])
-        # In single precision: the statistics want it, and tanh is several times faster there on a CPU.
-        x = F.layer_norm(x.float(), x.shape[-1:], self.norm_weight[index].float(), self.norm_bias[index].float())
-        x = torch.tanh(x).to(first[0].dtype)
-        for weight, bias in hidden:
-            x = F.elu_(F.linear(x, weight[index], bias[index]))
-        return full_precision(x, last[0][index], last[1][index])
+
+def _heads(weight: Float[Tensor, "E ..."], bias: Float[Tensor, "E Y"]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(weight.unbind(0), bias.unbind(0), strict=True))
+
+
+def _value(
+    x: Float[Tensor, "*M X"], norm: tuple[Tensor, Tensor], layers: list[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "*M Y"]:
+    """One value network: its LayerNorm's gain and bias, its layers' weights and biases."""
+    (weight, bias), *hidden, last = layers
+    # Norm and tanh in single precision: the statistics want it, and tanh is several times faster there on a CPU.
+    x = F.linear(x, weight, bias).float()
+    x = F.layer_norm(x, x.shape[-1:], norm[0].float(), norm[1].float())
+    x = torch.tanh(x).to(weight.dtype)
+    for weight, bias in hidden:
+        x = F.elu_(F.linear(x, weight, bias))
+    return full_precision(x, *last)

@@ -16,7 +16,14 @@ SMALL = [
     *(f"--planner.{setting}" for setting in PLANNER),
     *("--model.latent=8", "--loss.horizon=3", "--batch-size=16", "--precision=float32", "--threads=1"),
 ]
-TINY = [*SMALL, "--env-steps=60", "--random-steps=20", "--pretrain-updates=8", "--eval-episodes=2", "--terminates=False"]
+TINY = [
+    *SMALL,
+    "--env-steps=60",
+    "--random-steps=20",
+    "--pretrain-updates=8",
+    "--eval-episodes=2",
+    "--terminates=False",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

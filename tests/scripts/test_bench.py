@@ -37,7 +37,15 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         assert row["threads"] == 1 and row["plan_ms_p50"] > 0 and row["update_ms_p50"] > 0
         assert row["decisions_per_s"] == pytest.approx(1000 / (row["plan_ms_p50"] + row["update_ms_p50"]), rel=0.02)
-        assert row.keys() >= {"processor", "load_before", "load_after", "torch", "parameters", "planning_macs", "horizon"}
+        assert row.keys() >= {
+            "processor",
+            "load_before",
+            "load_after",
+            "torch",
+            "parameters",
+            "planning_macs",
+            "horizon",
+        }
     assert rows[0]["planning_macs"] < rows[2]["planning_macs"]
 
 

@@ -70,7 +70,7 @@ def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         ("train", "which environment? For example: tdmpc train cartpole-swingup"),
-        ("train Pendulun-v1", "unknown environment 'Pendulun-v1'. Did you mean Pendulum-v1?"),
+        ("train Pendulun-v1", "unknown environment 'Pendulun-v1'. Did you mean Pendulum-v1"),
         ("train cartpole-swingpu", "Did you mean cartpole-swingup"),
         ("train CartPole-v1", "CartPole-v1: the actions must be a Box"),
         ("train no_such_module:Mine-v0", "cannot import module 'no_such_module'"),
@@ -129,9 +129,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, er
 
 
 @pytest.mark.parametrize("message", ["", "stopped and saved. Go on with: tdmpc train --resume runs/a"])
-def test_a_stop_exits_130(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str
-) -> None:
+def test_a_stop_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str) -> None:
     """Ctrl-C is no error: exit status 130, and where something was saved how to go on, in every sub-command."""
     command_that_raises(monkeypatch, KeyboardInterrupt(message))
     assert main(["demo"]) == 130

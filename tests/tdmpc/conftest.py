@@ -67,11 +67,11 @@ def register() -> Iterator[Callable[..., str]]:
 
 
 def tiny(env: str, **changes: Any) -> TrainConfig:
-    """A run of 90 agent steps with networks of a few hundred weights."""
+    """A run of 60 agent steps with networks of a few hundred weights."""
     settings: dict[str, Any] = {
-        "env_steps": 90,
+        "env_steps": 60,
         "random_steps": 20,
-        "pretrain_updates": 12,
+        "pretrain_updates": 8,
         "batch_size": 16,
         "checkpoint_every": 25,
         "eval_episodes": 1,
@@ -84,8 +84,8 @@ def tiny(env: str, **changes: Any) -> TrainConfig:
             policy_trajectories=4,
             elites=4,
             iterations=2,
-            std=Linear(0.5, 0.1, 60),
-            horizon_schedule=Linear(1, 3, 60),
+            std=Linear(0.5, 0.1, 50),
+            horizon_schedule=Linear(1, 3, 50),
         ),
         "loss": LossConfig(horizon=3, consistency_width=8),
         "replay": ReplayConfig(capacity=1000),

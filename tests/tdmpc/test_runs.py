@@ -101,6 +101,18 @@ def test_a_run_has_a_checkpoint_or_not(tmp_path: Path) -> None:
     assert runs.has_checkpoint(tmp_path)
 
 
+def test_a_curve_is_a_small_table(tmp_path: Path) -> None:
+    """The returns of training episodes and of evaluations are a table of three columns; other rows are left out."""
+    rows = [
+        {"kind": "train", "env_steps": 8, "return": 1.004, "length": 3},
+        {"kind": "prune", "env_steps": 9, "sparsity": 0.5},
+        {"kind": "train", "env_steps": 16, "return": None},
+        {"kind": "eval", "env_steps": 16, "return_mean": -2.5, "return_std": 0.1},
+    ]
+    runs.write_curve(tmp_path / runs.CURVE_TABLE, rows)
+    assert (tmp_path / runs.CURVE_TABLE).read_text() == "kind,env_steps,return\ntrain,8,1.00\neval,16,-2.50\n"
+
+
 def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is written beside and then renamed: a kill in between leaves the old one."""
     path = tmp_path / "summary.json"

@@ -84,51 +84,55 @@ class Impatient(Trainer):
         super()._stop_if_asked()
 
 
-def run_in_parts(config: TrainConfig, folder: Path, parts: Iterable[int]) -> tuple[Outcome, int]:
-    """Stop after each number of seams and go on in a new trainer; the outcome and how often that was."""
+def run_in_parts(config: TrainConfig, folder: Path, parts: Iterable[int]) -> tuple[Outcome, list[tuple[int, int]]]:
+    """Stop after each number of seams and go on in a new trainer; the outcome, steps and updates at each stop."""
     folder.mkdir()
-    for number, patience in enumerate(itertools.chain(parts, itertools.repeat(-1))):
+    stops = []
+    for patience in itertools.chain(parts, itertools.repeat(-1)):
         trainer = open_run(config, folder, Impatient)
         trainer.patience = patience
         try:
             trainer.run()
         except Interrupted:
-            pass
+            stops.append((trainer.agent_steps, trainer.agent.updates))
         else:
-            return outcome(trainer), number
+            return outcome(trainer), stops
     raise AssertionError
 
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
 RUNS = {
     "one lane": tiny("Pendulum-v1"),
-    "evaluations": tiny("Pendulum-v1", action_repeat=20, env_steps=1300, eval_every=410),
-    "three lanes": tiny("Pendulum-v1", num_envs=3, env_steps=121),
+    "evaluations": tiny("Pendulum-v1", action_repeat=20, env_steps=1000, eval_every=410),
+    "three lanes": tiny("Pendulum-v1", num_envs=3, env_steps=91),
     "terminations": tiny("InvertedPendulum-v5"),
-    "terminations in three lanes": tiny("InvertedPendulum-v5", num_envs=3, env_steps=200, updates_per_step=0.5),
-    "a full replay": tiny("InvertedPendulum-v5", num_envs=2, replay=ReplayConfig(capacity=60)),
-    "dm_control": tiny(CARTPOLE, env_steps=8 * 150),
-    "bfloat16": tiny("Pendulum-v1", env_steps=50, precision="bfloat16"),
+    "terminations in three lanes": tiny("InvertedPendulum-v5", num_envs=3, env_steps=120, updates_per_step=0.5),
+    "a full replay": tiny("InvertedPendulum-v5", num_envs=2, replay=ReplayConfig(capacity=40)),
+    "dm_control": tiny(CARTPOLE, env_steps=8 * 140, random_steps=110),
+    "bfloat16": tiny("Pendulum-v1", env_steps=40, precision="bfloat16"),
 }
 
 
 @pytest.mark.parametrize("config", RUNS.values(), ids=RUNS.keys())
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: TrainConfig) -> None:
     """Stopped at random moments and gone on with, a run ends with the same bits and the same rows."""
-    moments = random.Random(config.env)
-    parts = [moments.randint(1, 80) for _ in range(4)]
     expected = whole_run(config, tmp_path / "whole")
+    seams = expected.meta["agent_steps"] // config.num_envs + int(expected.tensors["agent/updates"])
+    moments = random.Random(config.env)
+    parts = [moments.randint(1, seams // 3) for _ in range(5)]
     resumed, stops = run_in_parts(config, tmp_path / "parts", parts)
-    assert stops >= 2
+    assert len(stops) == 5 and stops[-1][1] > 0
     assert differing(expected, resumed) == []
 
 
 def test_every_moment_can_be_the_last(tmp_path: Path) -> None:
-    """Stopped at each seam in turn, from the first random step through pretraining to the end, nothing differs."""
-    config = tiny("InvertedPendulum-v5", env_steps=18, random_steps=10, pretrain_updates=5, eval_every=7)
+    """Stopped after each step and each update, through random start, pretraining and on, nothing differs."""
+    config = tiny("Pendulum-v1", env_steps=12, random_steps=6, pretrain_updates=5)
     expected = whole_run(config, tmp_path / "whole")
-    resumed, stops = run_in_parts(config, tmp_path / "parts", itertools.repeat(1, 200))
-    assert stops >= 18 + 5 + 8
+    # A trainer first asks once for what was left undone; then each step is a seam, or each update that it makes due.
+    resumed, stops = run_in_parts(config, tmp_path / "parts", [1, *6 * [2], *4 * [1], *6 * [2]])
+    random_start, pretraining = [(step, 0) for step in range(6)], [(6, update) for update in range(1, 6)]
+    assert stops == [*random_start, *pretraining, *((step, step - 1) for step in range(7, 13))]
     assert differing(expected, resumed) == []
 
 
@@ -141,7 +145,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     tensors, meta = trainer.state()
     assert differing(saved, saved._replace(tensors=tensors, meta={key: meta[key] for key in saved.meta})) == []
     assert told == (
-        f"restored checkpoint.safetensors: step 90 of 90, {trainer.agent.updates} updates, 90 transitions, "
+        f"restored checkpoint.safetensors: step 60 of 60, {trainer.agent.updates} updates, 60 transitions, "
         "both optimisers, random streams; the running episodes were played again and agree"
     )
 
@@ -235,7 +239,7 @@ def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: 
 
 def test_killed_at_random_times_a_run_resumes(tmp_path: Path) -> None:
     """Killed by SIGKILL whenever it happens to come, a run resumes from its last checkpoint and nothing differs."""
-    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=240, updates_per_step=0.5)
+    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=180, updates_per_step=0.5)
     folder = tmp_path / "killed"
     folder.mkdir()
     moments, before = random.Random(7), -1
@@ -344,8 +348,8 @@ def test_an_episode_that_ends_when_played_again_starts_anew(tmp_path: Path, regi
 
 def test_an_episode_longer_than_the_replay_starts_anew(tmp_path: Path) -> None:
     """A run whose running episode is no longer in the replay as a whole resumes all the same."""
-    config = tiny("Pendulum-v1", replay=ReplayConfig(capacity=40), env_steps=120)
-    stopped(config, tmp_path, after=150)
+    config = tiny("Pendulum-v1", replay=ReplayConfig(capacity=30))
+    stopped(config, tmp_path, after=60)
     trainer, told = resumed(config, tmp_path)
     assert "1 running episode(s) could not be played again" in told
     assert trainer.envs.episodes.tolist() == [1]
@@ -398,7 +402,7 @@ def test_evaluations_do_not_change_training(tmp_path: Path) -> None:
     assert set(differing(plain._replace(rows=[]), busy._replace(rows=[]))) == settings
     assert [row for row in busy.rows if row["kind"] == "train"] == plain.rows
     evaluations = [row for row in busy.rows if row["kind"] == "eval"]
-    assert [row["env_steps"] for row in evaluations] == [18, 34, 52, 68, 86]
+    assert [row["env_steps"] for row in evaluations] == [18, 34, 52]
     assert all(row["episodes"] == 2 for row in evaluations)
 
 
@@ -459,7 +463,7 @@ def test_no_update_before_there_is_a_window(tmp_path: Path, register: Callable[.
     config = dataclasses.replace(tiny(TOY), loss=dataclasses.replace(tiny(TOY).loss, horizon=10))
     trainer = open_run(config, tmp_path)
     trainer.run()
-    assert (trainer.env_steps, trainer.agent.updates) == (90, 0)
+    assert (trainer.env_steps, trainer.agent.updates) == (60, 0)
 
 
 def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +479,7 @@ def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Actor, "act", spy)
     trainer = open_run(tiny("Pendulum-v1", random_steps=40), tmp_path)
     trainer.run()
-    assert planned == list(range(40, 90))
+    assert planned == list(range(40, 60))
     actions = trainer.replay.episode_actions(0)[:40]
     assert np.abs(actions).max() <= 1 and abs(actions.mean()) < 0.3 and 0.45 < actions.std() < 0.7
 
@@ -593,6 +597,24 @@ def test_a_plan_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     assert checkpoint.load(tmp_path).meta["agent_steps"] == 15
 
 
+def test_a_simulation_that_fails_stops_the_run(tmp_path: Path, register: Callable[..., str]) -> None:
+    """A simulation that gives up is named with its step, and the actions that broke it are saved apart."""
+
+    def diverge(toy: Toy, *step: Any) -> Any:
+        if toy.time == 4 and gives_up:
+            raise RuntimeError("the state is not finite")
+        return step
+
+    gives_up: list[bool] = []
+    register(lambda **options: Toy(diverge, **options))
+    trainer = open_run(tiny(TOY, num_envs=2), tmp_path)
+    gives_up.append(True)
+    with pytest.raises(NonFiniteError, match=r"the state is not finite, at environment step 6.*fault-6"):
+        trainer.run()
+    assert checkpoint.load(tmp_path / "fault-6").tensors["fault/actions"].shape == (2, 1)
+    assert last_saved(tmp_path) == 0
+
+
 def test_a_fault_does_not_end_the_run_for_good(tmp_path: Path, lanes_that_fail: Callable[..., TrainConfig]) -> None:
     """After a fault the run can be gone on with from its last checkpoint."""
     config = lanes_that_fail(lane=2, time=13, sensor=math.nan)
@@ -640,12 +662,12 @@ def test_an_agent_is_loaded_without_its_replay(tmp_path: Path, monkeypatch: pyte
         checkpoint, "load", lambda folder, prefixes=("",): (asked.append(prefixes), load(folder, prefixes=prefixes))[1]
     )
     agent, meta = load_agent(tmp_path)
-    assert asked == [("agent/",)] and meta["env_steps"] == 90
+    assert asked == [("agent/",)] and meta["env_steps"] == 60
     assert (agent.config, agent.spec) == (config, trainer.spec)
     assert all(same(tensor, trainer.agent.state()[name]) for name, tensor in agent.state().items())
     observation = torch.randn(1, 3)
     first, second = (
-        Actor(one, lanes=1, seed=5).act(observation, step=90, explore=True) for one in (trainer.agent, agent)
+        Actor(one, lanes=1, seed=5).act(observation, step=60, explore=True) for one in (trainer.agent, agent)
     )
     assert torch.equal(first, second)
     assert load_agent(tmp_path, precision="bfloat16")[0].precision == "bfloat16"

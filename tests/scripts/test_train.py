@@ -1,0 +1,282 @@
+"""Laws of ``tdmpc train``: what a run leaves behind, how it is gone on with, what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from scripts.main import main
+from scripts.train import CHANGEABLE
+from tdmpc import checkpoint, runs
+from tdmpc.config import to_json
+from tdmpc.metrics import read_rows
+from tdmpc.spec import EnvSpec
+from tdmpc.trainer import Trainer
+from tests.scripts.conftest import SMALL, TINY
+from tests.tdmpc.conftest import TOY
+from tests.tdmpc.test_metrics import history_of, logs_of, offline_wandb, run_of  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def env_steps_in(folder: Path) -> int:
+    return checkpoint.load(folder, prefixes=("none",)).meta["env_steps"]
+
+
+# ---------------------------------------------------------------------------------------------------------- a new run
+
+
+def test_a_run_leaves_its_record(trained: Path) -> None:
+    """A finished run has its settings, metrics, checkpoint, summary and curves, and nothing temporary."""
+    assert {path.name for path in trained.iterdir()} == {
+        runs.CONFIG,
+        runs.METRICS,
+        runs.SUMMARY,
+        runs.CURVE_TABLE,
+        runs.CURVE,
+        runs.PANELS,
+        checkpoint.CURRENT,
+        checkpoint.PREVIOUS,
+    }
+    summary = json.loads((trained / runs.SUMMARY).read_text())
+    assert summary["env_steps"] == 60 and summary["wall_s"] > 0 and summary["episodes"] == 2
+    rows = read_rows(trained / runs.METRICS)
+    assert [(row["kind"], row["env_steps"]) for row in rows] == [
+        *(("train", 9 * episode) for episode in range(1, 7)),
+        ("eval", 60),
+    ]
+    assert rows[-1]["return_mean"] == summary["return_mean"] and rows[-1]["return_std"] == summary["return_std"]
+    assert imread(trained / runs.CURVE).shape[:2] == (920, 1400)
+    assert imread(trained / runs.PANELS).std() > 0
+
+
+def test_settings_are_written_resolved(trained: Path) -> None:
+    """config.json tells every setting, those that were not given as well, and what the environment told."""
+    written = json.loads((trained / runs.CONFIG).read_text())
+    config, spec = runs.config(trained), runs.spec(trained)
+    assert written == json.loads(json.dumps({"config": to_json(config), "spec": to_json(spec)}))
+    assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.99)
+    assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, EnvSpec, Path]]:
+    """What a training would have been started with; nothing is trained."""
+    calls: list[tuple[Any, EnvSpec, Path]] = []
+    monkeypatch.setattr("scripts.train._train", lambda args, spec, folder, saved: calls.append((args, spec, folder)))
+    return calls
+
+
+def test_folders_are_named_after_environment_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: list[Any]
+) -> None:
+    """Without --run-dir a run goes to runs/ENV-SEED, a second one beside it."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["train", TOY, *TINY, "--seed=3"]) == 0
+    assert main(["train", "cartpole-swingup", *TINY]) == 0
+    assert [str(folder) for _, _, folder in parsed] == [
+        "runs/Toy-v0-3",
+        "runs/Toy-v0-3-2",
+        "runs/cartpole-swingup-v0-0",
+    ]
+    args, spec, _ = parsed[-1]
+    assert args.config.env == spec.id == "dm_control/cartpole-swingup-v0" and spec.action_repeat == 8
+
+
+def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> None:
+    """A preset decides what is not given, and what is given counts."""
+    base = ["train", "Pendulum-v1", "--terminates=False", "--batch-size=99"]
+    for preset in ("default", "reference"):
+        assert main([*base, "--preset", preset, f"--run-dir={tmp_path / preset}"]) == 0
+    default, reference = (args.config for args, _, _ in parsed)
+    assert reference.model.dynamics == (512, 512) and reference.random_steps == 5000
+    assert default.model != reference.model
+    assert default.batch_size == reference.batch_size == 99
+
+
+def test_an_existing_folder_is_refused(trained: Path, fails: Callable[..., str]) -> None:
+    """A folder with a run in it is never overwritten; the error says how to go on with it."""
+    before = {path: path.read_bytes() for path in trained.iterdir()}
+    said = fails("train", TOY, *TINY, f"--run-dir={trained}")
+    assert f"tdmpc train --resume {trained}" in said
+    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A folder that cannot be made is one line, before anything is trained."""
+    (tmp_path / "file").touch()
+    assert "cannot write into" in fails("train", TOY, *TINY, f"--run-dir={tmp_path / 'file' / 'run'}")
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to go on with."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_can_be_made_longer(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """--resume with a longer run goes on from the last checkpoint, says what was restored, and keeps its record."""
+    caplog.set_level("INFO")
+    assert main(["train", "--resume", str(copied), "--env-steps=80"]) == 0
+    assert "restored checkpoint.safetensors: step 60 of 80, 48 updates, 60 transitions, both optimisers" in caplog.text
+    assert json.loads((copied / runs.SUMMARY).read_text())["env_steps"] == env_steps_in(copied) == 80
+    rows = [(row["kind"], row["env_steps"]) for row in read_rows(copied / runs.METRICS)]
+    assert rows[-4:] == [("eval", 60), ("train", 63), ("train", 72), ("eval", 80)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(["--seed=5"], "seed"), (["--batch-size=9", "--loss.rho=0.1"], "batch_size, loss"), (["Pendulum-v1"], "env")],
+)
+def test_what_a_run_has_learned_with_cannot_change(
+    copied: Path, fails: Callable[..., str], change: list[str], named: str
+) -> None:
+    """Settings that are part of what a run learned are refused by name; those that may change are named."""
+    said = fails("train", *change, "--resume", str(copied))
+    assert said.startswith(f"{named} cannot change when a run goes on; only checkpoint_every, ")
+    assert all(name in said for name in CHANGEABLE)
+    assert env_steps_in(copied) == 60
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """--resume of a folder of another program is one line."""
+    (tmp_path / runs.CONFIG).write_text('{"architectures": ["LlamaForCausalLM"]}')
+    assert f"{tmp_path} is no run folder" in fails("train", "--resume", str(tmp_path))
+
+
+def test_broken_checkpoints_are_one_line(copied: Path, fails: Callable[..., str]) -> None:
+    """--resume of a run none of whose checkpoints can be read is one line, and the metrics stay."""
+    metrics = (copied / runs.METRICS).read_bytes()
+    for name in (checkpoint.CURRENT, checkpoint.PREVIOUS):
+        (copied / name).write_bytes((copied / name).read_bytes()[:100])
+    assert "no checkpoint in" in fails("train", "--resume", str(copied))
+    assert (copied / runs.METRICS).read_bytes() == metrics
+
+
+def test_a_run_killed_at_its_very_start_starts_again(
+    copied: Path, trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that has its settings but no checkpoint yet starts from step 0, and ends like any other."""
+    caplog.set_level("INFO")
+    for path in copied.iterdir():
+        if path.name != runs.CONFIG:
+            path.unlink()
+    assert main(["train", "--resume", str(copied)]) == 0
+    assert "stopped before its first checkpoint; it starts again from step 0" in caplog.text
+    assert same_agent(copied, trained)
+
+
+def same_agent(left: Path, right: Path) -> bool:
+    one, other = checkpoint.load(left).tensors, checkpoint.load(right).tensors
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# ------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "scripts.main", "train", *arguments]
+    return subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process: subprocess.Popen[str], folder: Path) -> None:
+    """Until the run has saved its first checkpoint and goes on."""
+    while process.poll() is None and not runs.has_checkpoint(folder):
+        time.sleep(0.02)
+    time.sleep(0.2)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """After SIGINT a run saves, says how to go on and exits with 130; gone on with, it equals one left alone."""
+    folder, alone = tmp_path / "run", tmp_path / "alone"
+    settings = ["Pendulum-v1", *SMALL, "--terminates=False", "--random-steps=30", "--eval-episodes=1"]
+    process = command(*settings, f"--run-dir={folder}", "--env-steps=1000000")
+    wait_for_steps(process, folder)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert out == "" and "Traceback" not in err
+    assert err.splitlines()[-1] == f"stopped and saved. Go on with: tdmpc train --resume {folder}"
+    longer = f"--env-steps={env_steps_in(folder) + 25}"
+    assert main(["train", "--resume", str(folder), longer]) == 0
+    assert main(["train", *settings, f"--run-dir={alone}", longer]) == 0
+    assert same_agent(folder, alone)
+
+
+def test_stopping_the_last_evaluation_costs_no_training(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C while the finished run is evaluated says how to go on too, and puts the signal handlers back."""
+    caplog.set_level("INFO")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    evaluate = Trainer.evaluate
+
+    def interrupted(self: Trainer, *args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(self, *args, **options)
+
+    monkeypatch.setattr(Trainer, "evaluate", interrupted)
+    assert main(["train", "--resume", str(copied), "--env-steps=65"]) == 130
+    assert f"Go on with: tdmpc train --resume {copied}" in caplog.text + capsys.readouterr().err
+    assert env_steps_in(copied) == 65
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+# --------------------------------------------------------------------------------------------------- Weights & Biases
+
+
+@pytest.mark.usefixtures("offline_wandb")
+def test_an_offline_run_has_the_returns(copied: Path) -> None:
+    """With --wandb offline the record has settings, group, tags, every return and the checkpoint."""
+    options = ["--wandb=offline", "--wandb-group=toys", "--wandb-tags", "a", "b"]
+    assert main(["train", "--resume", str(copied), "--env-steps=80", *options]) == 0
+    (records,) = logs_of(copied)
+    run = run_of(records)
+    settings = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert settings["env"] == TOY and settings["model"]["latent"] == 8
+    assert (run.run_group, list(run.tags), run.display_name) == ("toys", ["a", "b"], "run")
+    history, rows = history_of(records), read_rows(copied / runs.METRICS)
+    returns = [(row["env_steps"], row["train/return"]) for row in history if "train/return" in row]
+    assert returns == [(row["env_steps"], row["return"]) for row in rows[-3:-1]]
+    (mean,) = [row["eval/return_mean"] for row in history if "eval/return_mean" in row]
+    assert mean == rows[-1]["return_mean"]
+    artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
+    assert "step-80" in artifacts[-1].aliases
+
+
+def test_a_failing_wandb_stops_nothing(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where W&B fails, the run warns and ends as it would have without."""
+
+    def fail(**_: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("wandb.init", fail)
+    assert main(["train", "--resume", str(copied), "--env-steps=62", "--wandb=offline"]) == 0
+    assert "W&B could not start, the run goes on without it: ConnectionError: no network" in caplog.text
+    assert env_steps_in(copied) == 62
+
+
+# -------------------------------------------------------------------------------------------------------------- films
+
+
+def test_a_film_of_the_final_evaluation(copied: Path) -> None:
+    """--video leaves a film of the first episode of the final evaluation."""
+    assert main(["train", "--resume", str(copied), "--video"]) == 0
+    assert (copied / runs.VIDEO).read_bytes()[4:8] == b"ftyp"
