@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train an agent, or go on with a run",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
+    "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
     "demo": "train, evaluate and show an agent in a few minutes",
 }

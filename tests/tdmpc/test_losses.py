@@ -260,15 +260,14 @@ def test_gradients_stay_in_the_world_model(models: tuple[WorldModel, WorldModel]
     assert not any(tensor.requires_grad for tensor in (*goal, found.latents, found.priorities, *found.parts.values()))
 
 
-def test_the_reward_is_learnt_through_the_dynamics(
-    models: tuple[WorldModel, WorldModel], make_batch: MakeBatch
-) -> None:
-    """A later step's reward and value shape dynamics and encoder: gradients run back through the whole rollout."""
+def test_a_late_reward_teaches_the_encoder(models: tuple[WorldModel, WorldModel], make_batch: MakeBatch) -> None:
+    """Gradients run back through the whole rollout: the last reward alone shapes the encoder too."""
     online, target = models
     alone = dataclasses.replace(LOSS, consistency=0.0, value=0.0, termination=0.0)
-    _, found = losses(online, target, make_batch(steps=2, size=2), torch.randn(2, 2, 2), alone)
-    found.total.backward()
-    for name in ("encoder", "dynamics"):
+    last = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    batch = make_batch(steps=3, size=2)._replace(mask=last)
+    losses(online, target, batch, torch.randn(3, 2, 2), alone)[1].total.backward()
+    for name in ("encoder", "dynamics", "reward"):
         assert all(p.grad is not None and p.grad.any() for p in online.components[name].parameters())
 
 

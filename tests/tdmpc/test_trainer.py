@@ -119,9 +119,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: Train
     expected = whole_run(config, tmp_path / "whole")
     seams = expected.meta["agent_steps"] // config.num_envs + int(expected.tensors["agent/updates"])
     moments = random.Random(config.env)
-    parts = [moments.randint(1, seams // 3) for _ in range(5)]
+    parts = [moments.randint(seams // 9, seams // 4) for _ in range(5)]
     resumed, stops = run_in_parts(config, tmp_path / "parts", parts)
-    assert len(stops) == 5 and stops[-1][1] > 0
+    assert len(stops) >= 4 and stops[-1][1] > 0
     assert differing(expected, resumed) == []
 
 
@@ -136,14 +136,31 @@ def test_every_moment_can_be_the_last(tmp_path: Path) -> None:
     assert differing(expected, resumed) == []
 
 
+class Telling(Trainer):
+    """Keeps what ``restore`` tells."""
+
+    told = ""
+
+    def restore(self, saved: checkpoint.Checkpoint) -> str:
+        self.told = super().restore(saved)
+        return self.told
+
+
+def resumed(config: TrainConfig, folder: Path) -> tuple[Trainer, str]:
+    trainer = open_run(config, folder, Telling)
+    return trainer, trainer.told
+
+
 def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     """Restoring a checkpoint and saving it again gives the same checkpoint; the user is told what came back."""
     config = tiny("InvertedPendulum-v5", num_envs=2)
-    saved = whole_run(config, tmp_path / "run")
-    trainer = Trainer(config, spec_of(config), tmp_path / "run", Sink())
-    told = trainer.restore(checkpoint.load(tmp_path / "run"))
-    tensors, meta = trainer.state()
-    assert differing(saved, saved._replace(tensors=tensors, meta={key: meta[key] for key in saved.meta})) == []
+    trainer = open_run(config, tmp_path)
+    trainer.run()
+    torch.randn(1), np.random.rand(), random.random()  # noqa: NPY002 - as an environment of the user's may
+    trainer.save()
+    saved = outcome(trainer)
+    trainer, told = resumed(config, tmp_path)
+    assert differing(saved, outcome(trainer)) == []
     assert told == (
         f"restored checkpoint.safetensors: step 60 of 60, {trainer.agent.updates} updates, 60 transitions, "
         "both optimisers, random streams; the running episodes were played again and agree"
@@ -239,7 +256,7 @@ def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: 
 
 def test_killed_at_random_times_a_run_resumes(tmp_path: Path) -> None:
     """Killed by SIGKILL whenever it happens to come, a run resumes from its last checkpoint and nothing differs."""
-    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=180, updates_per_step=0.5)
+    config = tiny("InvertedPendulum-v5", num_envs=3, checkpoint_every=4, env_steps=10**6, updates_per_step=0.5)
     folder = tmp_path / "killed"
     folder.mkdir()
     moments, before = random.Random(7), -1
@@ -252,6 +269,7 @@ def test_killed_at_random_times_a_run_resumes(tmp_path: Path) -> None:
         process.join()
         assert last_saved(folder) > before
         before = last_saved(folder)
+    config = dataclasses.replace(config, env_steps=before + 30)
     trainer = open_run(config, folder)
     trainer.run()
     assert differing(whole_run(config, tmp_path / "whole"), outcome(trainer)) == []
@@ -276,21 +294,6 @@ def stopped(config: TrainConfig, folder: Path, after: int) -> Trainer:
     with pytest.raises(Interrupted):
         trainer.run()
     return trainer
-
-
-class Telling(Trainer):
-    """Keeps what ``restore`` tells."""
-
-    told = ""
-
-    def restore(self, saved: checkpoint.Checkpoint) -> str:
-        self.told = super().restore(saved)
-        return self.told
-
-
-def resumed(config: TrainConfig, folder: Path) -> tuple[Trainer, str]:
-    trainer = open_run(config, folder, Telling)
-    return trainer, trainer.told
 
 
 def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Callable[..., str]) -> None:

@@ -1,0 +1,54 @@
+"""``tdmpc plot``: learning curves of several runs in one figure."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import Positional
+
+from tdmpc import runs
+from tdmpc.envs import resolve
+from tdmpc.figures import PUBLISHED, learning_curve
+
+
+@dataclass(frozen=True)
+class PlotArgs:
+    """Draw the learning curves of runs, beside the published one where there is one."""
+
+    curves: Positional[tuple[Path, ...]]
+    """Run folders, or learning_curve.csv tables."""
+    out: Path = Path("curves.png")
+    """Figure to write."""
+    env: str = ""
+    """Draw the published curve of this environment."""
+    title: str = ""
+
+
+def main(arguments: list[str]) -> int:
+    """Read, draw, say where."""
+    args = tyro.cli(PlotArgs, args=arguments, prog="tdmpc plot")
+    published = PUBLISHED.get(resolve(args.env)) if args.env else None
+    curves = {_label(path): _rows(path) for path in args.curves}
+    learning_curve(curves, args.out, title=args.title, published=published)
+    print(args.out)
+    return 0
+
+
+def _label(path: Path) -> str:
+    return path.stem if path.suffix else path.name
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    table = path / runs.CURVE_TABLE if path.is_dir() else path
+    try:
+        with table.open() as file:
+            rows = list(csv.DictReader(file))
+        return [_row(row["kind"], int(row["env_steps"]), float(row["return"])) for row in rows]
+    except (OSError, KeyError, ValueError) as error:
+        raise runs.RunError(f"{table} is no learning curve ({error}); a finished run has one") from error
+
+
+def _row(kind: str, env_steps: int, value: float) -> dict[str, Any]:
+    return {"kind": kind, "env_steps": env_steps, "return" if kind == "train" else "return_mean": value}
