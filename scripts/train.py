@@ -74,20 +74,23 @@ def parse(arguments: list[str]) -> TrainArgs:
     args = _parse(arguments, preset("default", ""))
     if args.resume is not None:
         saved = runs.config(args.resume)
-        args = _parse(arguments, saved)
+        args = _resolved(_parse(arguments, saved))
         _refuse_changes(saved, args)
     else:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
         env = resolve(args.config.env)
-        args = _parse(arguments, preset(args.preset, env))
-        args = dataclasses.replace(args, config=dataclasses.replace(args.config, env=env))
+        args = _resolved(_parse(arguments, preset(args.preset, env)))
     check(args.config)
     return args
 
 
 def _parse(arguments: list[str], config: TrainConfig) -> TrainArgs:
     return tyro.cli(TrainArgs, args=arguments, default=TrainArgs(config), prog="tdmpc train")
+
+
+def _resolved(args: TrainArgs) -> TrainArgs:
+    return dataclasses.replace(args, config=dataclasses.replace(args.config, env=resolve(args.config.env)))
 
 
 def _refuse_changes(saved: TrainConfig, args: TrainArgs) -> None:
@@ -105,7 +108,7 @@ def start(args: TrainArgs) -> dict[str, Any]:
     spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
-    runs.write_json(folder / runs.CONFIG, {"config": to_json(args.config), "spec": to_json(spec)})
+    _write_config(args, spec, folder)
     ending = "can end early" if spec.terminates else "end at their time limit (random play saw no other end)"
     log.info(
         "%s into %s: %d observations, %d actions, action repeat %d; episodes %s",
@@ -117,10 +120,15 @@ def start(args: TrainArgs) -> dict[str, Any]:
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
     """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
     spec = runs.spec(folder)
+    _write_config(args, spec, folder)
     saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
     if saved is None:
         log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
     return _train(args, spec, folder, saved)
+
+
+def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
+    runs.write_json(folder / runs.CONFIG, {"config": to_json(args.config), "spec": to_json(spec)})
 
 
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:

@@ -94,9 +94,10 @@ class Agent:
     ) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.loss.gradient_clip)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
             raise NonFiniteError(self._blame(parts))
+        nn.utils.clip_grads_with_norm_(parameters, self.config.loss.gradient_clip, norm)
         optimizer.step()
         return norm
 
@@ -137,11 +138,23 @@ class Agent:
             return
         for model in self._models():
             model.grow_reward_scale(factor)
-        for parameter in self.model.scaled_parameters():
-            moments = self.model_optimizer.state.get(parameter, {})
-            if moments:
-                moments["exp_avg"] /= factor
-                moments["exp_avg_sq"] /= factor**2
+        self._rescale_moments(factor)
+
+    def _rescale_moments(self, factor: float) -> None:
+        """Leave in Adam the moments of the gradients as they are in the new units.
+
+        An error in model units shrinks by ``factor``, and so does what an output layer passes down: behind
+        it, gradients shrink twice. Those of encoder and dynamics are mixed with the latent error's and stay.
+        """
+        outputs = {id(parameter) for parameter in self.model.scaled_parameters()}
+        for component in ("reward", "value", "policy"):
+            for parameter in self.model.components[component].parameters():
+                once = component == "policy" or id(parameter) in outputs
+                shrunk = factor if once else factor**2
+                moments = self._optimizer_of(parameter).state.get(parameter, {})
+                if moments:
+                    moments["exp_avg"] /= shrunk
+                    moments["exp_avg_sq"] /= shrunk**2
 
     # Precision and compilation ---------------------------------------------------------------------------------
 
@@ -194,23 +207,24 @@ class Agent:
         self.updates = int(state["updates"])
         self.largest_reward = float(state["largest_reward"])
 
-    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        policy = {id(parameter) for parameter in self.policy_parameters}
-        for name, parameter in self.model.named_parameters():
-            yield name, self.policy_optimizer if id(parameter) in policy else self.model_optimizer, parameter
+    def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        policy = any(parameter is mine for mine in self.policy_parameters)
+        return self.policy_optimizer if policy else self.model_optimizer
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         return {
             f"{name}/{key}": value
-            for name, optimizer, parameter in self._optimizers()
-            for key, value in optimizer.state.get(parameter, {}).items()
+            for name, parameter in self.model.named_parameters()
+            for key, value in self._optimizer_of(parameter).state.get(parameter, {}).items()
         }
 
     def _load_optimizers(self, state: dict[str, Tensor]) -> None:
-        for name, optimizer, parameter in self._optimizers():
-            moments = below(name, state)
+        for name, parameter in self.model.named_parameters():
+            moments = {key: value.to(self.device).clone() for key, value in below(name, state).items()}
+            optimizer = self._optimizer_of(parameter)
+            optimizer.state.pop(parameter, None)
             if moments:
-                optimizer.state[parameter] = {key: value.to(self.device).clone() for key, value in moments.items()}
+                optimizer.state[parameter] = moments
 
 
 class Actor:

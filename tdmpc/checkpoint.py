@@ -55,6 +55,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -
         staging.mkdir()
         values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(values, staging / CURRENT, header)
+        (staging / CURRENT).chmod(0o644)  # safetensors keeps it to its owner; colleagues read run folders too
         _sync(staging / CURRENT)
         _rotate(folder, staging)
     except (OSError, SafetensorError) as error:

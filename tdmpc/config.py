@@ -6,6 +6,7 @@ differs, ``docs/algorithm.md`` gives the measurement that earned it.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -204,39 +205,63 @@ def check(config: TrainConfig) -> None:
     """Refuse settings that cannot work before anything is started.
 
     Raises:
-        ConfigError: every problem, one a line.
+        ConfigError: every problem, by the setting's name on the command line.
     """
-    planner = config.planner
-    candidates = planner.samples + planner.policy_trajectories
-    positive = {
-        "--env-steps": config.env_steps,
-        "--batch-size": config.batch_size,
-        "--num-envs": config.num_envs,
-        "--checkpoint-every": config.checkpoint_every,
-        "--eval-episodes": config.eval_episodes,
-        "--planner.horizon": planner.horizon,
-        "--planner.samples": planner.samples,
-        "--planner.iterations": planner.iterations,
-        "--planner.elites": planner.elites,
-        "--loss.horizon": config.loss.horizon,
-        "--loss.target-period": config.loss.target_period,
-        "--loss.learning-rate": config.loss.learning_rate,
-        "--model.latent": config.model.latent,
-        "--model.value-heads": config.model.value_heads,
-    }
-    problems = [f"{name} must be positive, got {value}" for name, value in positive.items() if value <= 0]
-    if planner.elites > candidates:
-        problems.append(f"--planner.elites must be at most the {candidates} candidates of a plan, got {planner.elites}")
-    if not 0 < config.loss.discount < 1:
-        problems.append(f"--loss.discount must lie between 0 and 1, got {config.loss.discount}")
-    if config.random_steps < config.loss.horizon:
-        problems.append(f"--random-steps must be at least --loss.horizon, got {config.random_steps}")
+    problems = [
+        f"{flag} must be {expected}, got {_setting(config, flag)}"
+        for expected, (holds, flags) in RANGES.items()
+        for flag in flags.split()
+        if not holds(_setting(config, flag))
+    ]
+    candidates = config.planner.samples + config.planner.policy_trajectories
+    window = config.loss.horizon * config.num_envs
+    least = {"--random-steps": config.loss.horizon, "--replay.capacity": window}
+    problems += [
+        f"{flag} must be at least {least[flag]} to hold a window of --loss.horizon, got {_setting(config, flag)}"
+        for flag in least
+        if _setting(config, flag) < least[flag]
+    ]
+    if config.planner.elites > candidates:
+        problems.append(
+            f"--planner.elites must be at most the {candidates} candidates of a plan, got {config.planner.elites}"
+        )
     if not config.model.value:
         problems.append("--model.value needs at least one hidden layer")
-    if config.threads < 0:
-        problems.append(f"--threads must be 0 (all cores) or more, got {config.threads}")
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def _setting(config: TrainConfig, flag: str) -> Any:
+    """What an option is set to: ``--planner.max-std`` is ``config.planner.max_std``."""
+    return operator.attrgetter(flag.removeprefix("--").replace("-", "_"))(config)
+
+
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "positive": (
+        lambda value: value > 0,
+        "--env-steps --batch-size --num-envs --checkpoint-every --eval-episodes --planner.horizon --planner.samples "
+        "--planner.iterations --planner.elites --planner.max-std --loss.horizon --loss.target-period "
+        "--loss.learning-rate --loss.gradient-clip --loss.consistency-width --model.latent --model.value-heads",
+    ),
+    "0 or more": (
+        lambda value: value >= 0,
+        "--threads --eval-every --updates-per-step --planner.policy-trajectories --planner.temperature "
+        "--planner.policy-std --planner.policy-noise-clip --replay.alpha --replay.beta",
+    ),
+    "between 0 and 1": (lambda value: 0 < value < 1, "--loss.discount"),
+    "from 0 to 1": (lambda value: 0 <= value <= 1, "--planner.momentum --loss.target-rate --loss.rho"),
+    "positive where it is given": (lambda value: value is None or value > 0, "--action-repeat"),
+    "0 or more where it is given": (lambda value: value is None or value >= 0, "--pretrain-updates"),
+    "positive widths": (
+        lambda widths: all(width > 0 for width in widths),
+        "--model.encoder --model.dynamics --model.reward --model.termination --model.policy --model.value",
+    ),
+    "a schedule of at least one step": (
+        lambda schedule: min(schedule.start, schedule.end) >= 1,
+        "--planner.horizon-schedule",
+    ),
+    "a schedule of 0 or more": (lambda schedule: min(schedule.start, schedule.end) >= 0, "--planner.std"),
+}
 
 
 def to_json(config: Any) -> dict[str, Any]:

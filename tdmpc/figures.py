@@ -180,7 +180,7 @@ _PANELS = (
         log=True,
     ),
     _Panel("Value of the plan", "discounted return", (("plan_value", ""),)),
-    _Panel("Decision rate", "decisions per second", (("decisions_per_s", ""),)),
+    _Panel("Decision rate", "decisions per second", (("decisions_per_s", ""),), log=True),
     _Panel("Time per call", "milliseconds", (("time/plan_ms", "plan"), ("time/update_ms", "update"))),
     _Panel("Planning schedules", "horizon, steps", (("horizon", ""),), right=("std", "least deviation"), steps=True),
 )

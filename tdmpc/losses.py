@@ -22,7 +22,7 @@ class ModelLoss(NamedTuple):
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
     priorities: Float[Tensor, "B"]
-    latents: Float[Tensor, "T+1 B Z"]
+    latents: Float[Tensor, "S B Z"]
     """Detached latents of the rollout, where the policy is trained."""
 
 
@@ -86,9 +86,9 @@ def model_loss(model: WorldModel, batch: Batch, goal: Targets, *, config: LossCo
 
 def policy_loss(
     model: WorldModel,
-    latents: Float[Tensor, "T+1 B Z"],
+    latents: Float[Tensor, "S B Z"],
     mask: Float[Tensor, "T B"],
-    noise: Float[Tensor, "T+1 B A"],
+    noise: Float[Tensor, "S B A"],
     *,
     loss: LossConfig,
     planner: PlannerConfig,
@@ -100,7 +100,7 @@ def policy_loss(
     return -(rho[:, None] * reached * value).mean(1).sum()
 
 
-def rollout(model: WorldModel, batch: Batch) -> Float[Tensor, "T+1 B Z"]:
+def rollout(model: WorldModel, batch: Batch) -> Float[Tensor, "S B Z"]:
     """Latents that the dynamics predict from the first observation and the actions taken."""
     latents = [model.encode(batch.observations[0])]
     for action in batch.actions:

@@ -36,7 +36,7 @@ class ObservationMoments:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
-        self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]
+        self.count, self.mean, self.squares = (state[name].clone() for name in ("count", "mean", "squares"))
 
 
 def power_of_two_above(value: float) -> float:

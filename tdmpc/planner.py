@@ -120,9 +120,13 @@ def policy_plans(
 
 
 def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, config: PlannerConfig) -> Tensor:
-    """A policy action with its clipped exploration noise, inside [-1, 1]."""
+    """A policy action with its clipped exploration noise, inside [-1, 1].
+
+    The gradient passes straight through the bounds, as published: an action beyond them can come back.
+    """
     jitter = (config.policy_std * noise).clamp(-config.policy_noise_clip, config.policy_noise_clip)
-    return (action.float() + jitter).clamp(-1, 1)
+    noisy = action.float() + jitter
+    return noisy.clamp(-1, 1).detach() + (noisy - noisy.detach())
 
 
 def refit(

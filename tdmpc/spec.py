@@ -1,6 +1,6 @@
 """The nouns that travel between the parts.
 
-Axis legend, used in every signature of this project: ``B`` batch, ``T`` time, ``H`` horizon,
+Axis legend, used in every signature of this project: ``B`` batch, ``T`` time, ``S`` states (``T + 1``), ``H`` horizon,
 ``N`` sampled plans, ``P`` policy plans, ``K`` elites, ``I`` planner iterations, ``Z`` latent,
 ``A`` action, ``O`` observation, ``E`` ensemble. The time axis comes first.
 """
@@ -41,7 +41,7 @@ class EnvSpec:
 class Batch(NamedTuple):
     """``B`` windows of ``T`` consecutive transitions drawn from the replay."""
 
-    observations: Float[Tensor, "T+1 B O"]
+    observations: Float[Tensor, "S B O"]
     actions: Float[Tensor, "T B A"]
     rewards: Float[Tensor, "T B"]
     terminated: Bool[Tensor, "T B"]

@@ -1,6 +1,7 @@
 """The command line on a toy environment, in this process; and one trained run to look at."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -26,19 +27,26 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def toy() -> Iterator[None]:
-    """Register the toy environment."""
+@contextmanager
+def toy_registered() -> Iterator[None]:
     gym.register(TOY, entry_point=Toy)
     yield
     gym.registry.pop(TOY)
+
+
+@pytest.fixture(autouse=True)
+def toy() -> Iterator[None]:
+    """Register the toy environment for a test; those of other folders have toys of their own."""
+    with toy_registered():
+        yield
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests read it only."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
+    with toy_registered():
+        assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
     return folder
 
 

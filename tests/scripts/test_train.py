@@ -139,6 +139,20 @@ def test_a_run_can_be_made_longer(copied: Path, caplog: pytest.LogCaptureFixture
     assert rows[-4:] == [("eval", 60), ("train", 63), ("train", 72), ("eval", 80)]
 
 
+def test_a_changed_length_is_kept(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was changed with --resume holds for the next --resume too, which the message of a stop asks for."""
+    monkeypatch.setattr("scripts.train._train", lambda *_: None)
+    assert main(["train", "--resume", str(copied), "--env-steps=80"]) == 0
+    assert runs.config(copied).env_steps == 80
+
+
+def test_a_short_name_is_the_same_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume beside the name that the run was started with is no change."""
+    monkeypatch.setattr("scripts.train._train", lambda *_: None)
+    assert main(["train", "cartpole-swingup", *TINY, f"--run-dir={tmp_path / 'run'}"]) == 0
+    assert main(["train", "cartpole-swingup", "--resume", str(tmp_path / "run")]) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [(["--seed=5"], "seed"), (["--batch-size=9", "--loss.rho=0.1"], "batch_size, loss"), (["Pendulum-v1"], "env")],

@@ -281,3 +281,21 @@ def test_the_policy_learns_from_all_latents_and_moves_none(
     policy_loss(online, found.latents, batch.mask, torch.zeros(3, 2, 2), loss=LOSS, planner=PLANNER).backward()
     reached = {name for name, part in online.components.items() if any(p.grad is not None for p in part.parameters())}
     assert reached == {"policy", "value"}
+
+
+def test_a_policy_at_its_bounds_can_come_back(models: tuple[WorldModel, WorldModel]) -> None:
+    """The clip to [-1, 1] lets the gradient through, as published: it is that of the value at the clipped action."""
+    online, _ = models
+    last = online.components["policy"][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([2.0, -2.0]))
+    # tanh(2) is 0.96: noise of 0.2 away from zero is clipped.
+    noise, latents = torch.tensor([1.0, -1.0]).expand(3, 2, 2), torch.randn(3, 2, 6)
+    policy_loss(online, latents, torch.ones(2, 2), noise, loss=LOSS, planner=PLANNER).backward()
+    action = torch.tensor([1.0, -1.0]).expand(3, 2, 2).clone().requires_grad_()
+    rho = torch.tensor([1.0, 0.5, 0.25])[:, None]
+    (-rho * online.value(latents, action)).mean(1).sum().backward()
+    assert last.bias.grad is not None and action.grad is not None
+    slope = 1 - torch.tanh(last.bias.detach()) ** 2
+    torch.testing.assert_close(last.bias.grad, slope * action.grad.sum((0, 1)))

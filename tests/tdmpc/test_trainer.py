@@ -296,22 +296,27 @@ def stopped(config: TrainConfig, folder: Path, after: int) -> Trainer:
     return trainer
 
 
+MID_EPISODE = 1 + 4 + (8 + 1) + 17 * 3
+"""Seams until two lanes of toys are 4 steps into their third episode: 5 random decisions, pretraining, 17 planned."""
+
+
 def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Callable[..., str]) -> None:
     """Where an environment draws on more than its seed, running episodes are cut off and new ones begin, and that is
     said; what was learned and stored stays.
     """
     register(forgetful())
-    config = tiny(TOY, num_envs=2, random_steps=40, env_steps=60)
-    before = stopped(config, tmp_path, after=14)
-    assert before.lengths.tolist() == [4, 4]
+    config = tiny(TOY, num_envs=2, random_steps=10)
+    before = stopped(config, tmp_path, after=MID_EPISODE)
+    assert before.lengths.tolist() == [4, 4] and before.actor.mean.any()
     trainer, told = resumed(config, tmp_path)
     assert "2 running episode(s) could not be played again exactly and start anew" in told
-    assert trainer.envs.episodes.tolist() == [2, 2] and trainer.lengths.tolist() == [0, 0]
-    assert len(trainer.replay) == len(before.replay) == 26
+    assert trainer.envs.episodes.tolist() == [3, 3] and trainer.lengths.tolist() == [0, 0]
     assert not trainer.actor.mean.any() and not trainer.returns.any()
+    assert len(trainer.replay) == len(before.replay) == 44
+    assert [len(trainer.replay.episode_actions(lane)) for lane in range(2)] == [0, 0]
     trainer.run()
     assert trainer.agent_steps == 60
-    assert [row["length"] for row in rows_of(tmp_path)[:4]] == [9, 9, 9, 9]
+    assert [(row["env_steps"], row["length"]) for row in rows_of(tmp_path)] == [(18, 9), (18, 9), (36, 9), (36, 9)]
 
 
 def test_only_lanes_that_went_astray_start_anew(
@@ -319,8 +324,8 @@ def test_only_lanes_that_went_astray_start_anew(
 ) -> None:
     """A lane that could be played again goes on, beside one that could not."""
     register()
-    config = tiny(TOY, num_envs=2, random_steps=40, env_steps=60)
-    before = stopped(config, tmp_path, after=14)
+    config = tiny(TOY, num_envs=2, random_steps=10)
+    before = stopped(config, tmp_path, after=MID_EPISODE)
     restore = Environments.restore
 
     def astray(self: Environments, *args: Any) -> np.ndarray:
@@ -329,9 +334,10 @@ def test_only_lanes_that_went_astray_start_anew(
     monkeypatch.setattr(Environments, "restore", astray)
     trainer, told = resumed(config, tmp_path)
     assert "1 running episode(s)" in told
-    assert trainer.lengths.tolist() == [4, 0] and trainer.envs.episodes.tolist() == [1, 2]
+    assert trainer.lengths.tolist() == [4, 0] and trainer.envs.episodes.tolist() == [2, 3]
     assert trainer.returns[0] == before.returns[0] and np.array_equal(trainer.observations[0], before.observations[0])
     assert not np.array_equal(trainer.observations[1], before.observations[1])
+    assert torch.equal(trainer.actor.mean[:, 0], before.actor.mean[:, 0]) and not trainer.actor.mean[:, 1].any()
     trainer.run()
 
 
@@ -490,7 +496,15 @@ def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) -> None:
     """Each finished episode is a row with its return, length and the mean losses since the last one."""
     register()
-    trainer = open_run(tiny(TOY, num_envs=2, env_steps=60), tmp_path)
+    trainer = open_run(tiny(TOY, num_envs=2), tmp_path)
+    update, totals = trainer.agent.update, []
+
+    def spy(batch: Any) -> Any:
+        result = update(batch)
+        totals.append((trainer.agent_steps, result.metrics["loss/total"].item()))
+        return result
+
+    trainer.agent.update = spy  # pyright: ignore[reportAttributeAccessIssue]
     trainer.run()
     rows = read_rows(tmp_path / runs.METRICS)
     assert [row["episode"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -501,6 +515,9 @@ def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) ->
     losses = {key for key in rows[2] if key.startswith("loss/")}
     assert losses == {"loss/total", "loss/policy", "loss/consistency", "loss/reward", "loss/value"}
     assert not losses & rows[0].keys()
+    for row in rows[2:]:
+        since = [total for step, total in totals if row["env_steps"] - 18 <= step < row["env_steps"]]
+        assert row["loss/total"] == pytest.approx(np.mean(since), rel=1e-5)
     assert {"time/plan_ms", "time/environment_ms", "time/replay_ms", "time/update_ms"} <= rows[2].keys()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -144,6 +144,20 @@ def test_scalars_are_single_precision(make_model: MakeModel) -> None:
     assert all(scalar.dtype == torch.float32 for scalar in scalars)
 
 
+def test_scalars_keep_their_digits(make_model: MakeModel) -> None:
+    """Under bfloat16 autocast a return of 100.3 is not rounded to 100.5, what bfloat16 has nearest."""
+    model, z, action = make_model(terminates=True), torch.randn(4, 6), torch.randn(4, 2)
+    outputs = [*model.scaled_parameters(), *model.components["termination"][-1].parameters()]
+    with torch.no_grad():
+        for parameter in outputs:
+            parameter.fill_(100.3 if parameter.shape[-1] == 1 else 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        scalars = (model.head.read(model.reward(z, action)), model.value(z, action), model.terminates(z))
+        assert model.next(z, action).dtype == torch.bfloat16
+    for scalar in scalars:
+        torch.testing.assert_close(scalar, torch.full((4,), 100.3))
+
+
 def test_regression_head() -> None:
     """A regression head puts out the scalar itself and is fitted by its squared error, element by element."""
     output, target = torch.tensor([[[1.0], [2.0]], [[3.0], [5.0]]]), torch.tensor([[1.0, 0.0], [6.0, 5.5]])
@@ -156,6 +170,7 @@ def test_regression_head() -> None:
 # ---------------------------------------------------------------------------------------------------------- units
 
 
+@settings(max_examples=25)
 @given(
     scale=st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3),
     shift=st.lists(st.floats(-10, 10), min_size=3, max_size=3),
@@ -195,6 +210,7 @@ def test_normalisation_can_be_off(make_model: MakeModel) -> None:
     assert torch.equal(model.encode(observation), model.components["encoder"](observation))
 
 
+@settings(max_examples=25)
 @given(exponents=st.lists(st.integers(-20, 20), min_size=1, max_size=3))
 def test_growing_the_scale_changes_no_prediction(make_model: MakeModel, exponents: list[int]) -> None:
     """Whatever powers of two the reward scale is multiplied by, no prediction in environment units changes by a bit."""
