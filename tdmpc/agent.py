@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class NonFiniteError(RuntimeError):
-    """A loss, gradient, action, observation or reward is not finite; the weights are those before the update."""
+    """A loss, gradient, plan, observation or reward is not finite; the step that would learn from it is not taken."""
 
 
 class Update(NamedTuple):
@@ -39,7 +39,9 @@ class Agent:
         self.spec = spec
         self.device = torch.device(config.device)
         self.precision = resolve_precision(config, self.device)
-        self.model = WorldModel(config.model, spec).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = WorldModel(config.model, spec).to(self.device)
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.planning = self._planning_copy()
         self.moments = ObservationMoments(spec.observation_dim)
@@ -62,7 +64,8 @@ class Agent:
         """One gradient step of the world model and one of the policy.
 
         Raises:
-            NonFiniteError: names the loss or the component; nothing has been changed then.
+            NonFiniteError: names the loss or the component. The step it names is not taken; a fault of the
+                policy comes after the world model's step.
         """
         config = self.config
         shape = (len(batch.actions) + 1, *batch.actions.shape[1:])
@@ -248,17 +251,17 @@ class Actor:
         Raises:
             NonFiniteError: the plan is not finite.
         """
-        plan, min_std = self._plan(observations.to(self.agent.device), step)
+        plan = self._plan(observations.to(self.agent.device), step)
         if not torch.isfinite(plan.value).all():
             raise NonFiniteError(f"the plan is not finite at agent step {step}")
-        action = self._explore(plan, min_std) if explore else plan.mean[0]
+        action = self._explore(plan) if explore else plan.mean[0]
         return action.clamp(-1, 1).cpu()
 
     def forget(self, ended: Bool[Tensor, "N"]) -> None:
         """Drop the warm start of lanes whose episode ended."""
         self.mean[:, ended.to(self.mean.device)] = 0
 
-    def _plan(self, observations: Tensor, step: int) -> tuple[Plan, float]:
+    def _plan(self, observations: Tensor, step: int) -> Plan:
         agent, config = self.agent, self.agent.config.planner
         horizon, min_std = min(config.horizon, int(config.horizon_schedule(step))), config.std(step)
         noise = draw_noise(
@@ -277,9 +280,9 @@ class Actor:
         )
         self.mean[:horizon] = plan.mean
         self.mean = shift(self.mean)
-        return plan, min_std
+        return plan
 
-    def _explore(self, plan: Plan, min_std: float) -> Float[Tensor, "N A"]:
+    def _explore(self, plan: Plan) -> Float[Tensor, "N A"]:
         pick = torch.multinomial(plan.weights, 1, generator=self.generator)
         index = pick[:, :, None].expand(-1, -1, plan.elites.shape[-1])
         elite = plan.elites[0].gather(1, index).squeeze(1)
@@ -296,8 +299,15 @@ class Actor:
         self.generator.set_state(state["generator"])
 
 
+RECOMPILES = 64
+"""Versions of a compiled function: one for each horizon, number of lanes and set of widths; beyond, it runs eagerly."""
+
+
 def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
-    return cast(Function, torch.compile(function, dynamic=False)) if config.compile else function
+    if not config.compile:
+        return function
+    torch._dynamo.config.recompile_limit = RECOMPILES
+    return cast(Function, torch.compile(function, dynamic=False))
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:

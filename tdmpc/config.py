@@ -166,12 +166,14 @@ def preset(name: PresetName, env_id: str) -> TrainConfig:
 
 def _reference(env_id: str) -> TrainConfig:
     latent, iterations = next((v for k, v in LARGE_BODIES.items() if env_id.startswith(k)), (50, 6))
+    is_dog = env_id.startswith("dm_control/dog-")
     return TrainConfig(
         env=env_id,
         random_steps=5_000,
+        batch_size=2048 if is_dog else 512,
         model=ModelConfig(latent=latent, scale_rewards=False, normalize_observations=False),
         planner=PlannerConfig(iterations=iterations),
-        loss=LossConfig(consistency_width=latent),
+        loss=LossConfig(consistency_width=latent, learning_rate=3e-4 if is_dog else 1e-3),
     )
 
 

@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         files = [file for package in ("tdmpc", "compression", "deploy") for file in (ROOT / package).rglob("*.py")]
         stating = [file for file in files if "from jaxtyping import" in file.read_text()]
         modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in stating]
+        early = [module for module in modules if module in sys.modules]
+        if early:
+            raise pytest.UsageError(
+                f"{', '.join(early)} imported before their shapes could be checked: name no path below tests/, use -k"
+            )
         jaxtyping.install_import_hook(modules, CHECKER)
 
 
