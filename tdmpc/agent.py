@@ -206,7 +206,7 @@ class Agent:
         self.planning.load_state_dict(below("model", state))
         self.moments.load_state(below("moments", state))
         self._load_optimizers(below("optimizer", state))
-        self.generator.set_state(state["generator"])
+        _take_up(self.generator, state["generator"])
         self.updates = int(state["updates"])
         self.largest_reward = float(state["largest_reward"])
 
@@ -296,7 +296,7 @@ class Actor:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
         self.mean = state["mean"].to(self.agent.device).clone()
-        self.generator.set_state(state["generator"])
+        _take_up(self.generator, state["generator"])
 
 
 RECOMPILES = 64
@@ -308,6 +308,12 @@ def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
         return function
     torch._dynamo.config.recompile_limit = RECOMPILES
     return cast(Function, torch.compile(function, dynamic=False))
+
+
+def _take_up(generator: torch.Generator, state: Tensor) -> None:
+    """Go on with a stream of random numbers; one of another kind of device cannot be, and a new one starts."""
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:

@@ -9,9 +9,9 @@ import dataclasses
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 Precision = Literal["float32", "bfloat16"]
 Widths = tuple[int, ...]
@@ -115,7 +115,7 @@ class ReplayConfig:
 class TrainConfig:
     """A training run."""
 
-    env: Positional[str]
+    env: Annotated[Positional[str], arg(metavar="ENV")]
     """Environment id: a Gymnasium id, ``module:Id-v0``, or the short name of a dm_control task."""
     seed: int = 0
     """Governs python, numpy, torch and the environment."""
@@ -248,7 +248,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "0 or more": (
         lambda value: value >= 0,
-        "--threads --eval-every --updates-per-step --planner.policy-trajectories --planner.temperature "
+        "--seed --threads --eval-every --updates-per-step --planner.policy-trajectories --planner.temperature "
         "--planner.policy-std --planner.policy-noise-clip --replay.alpha --replay.beta",
     ),
     "between 0 and 1": (lambda value: 0 < value < 1, "--loss.discount"),

@@ -156,6 +156,14 @@ def test_going_back_to_the_start(make_agent: MakeAgent, make_batch: MakeBatch) -
     assert differing(agent.state(), start) == []
 
 
+def test_a_stream_of_another_device_starts_anew(make_agent: MakeAgent) -> None:
+    """A random stream saved on another kind of device, whose state has another size, does not keep a state from loading."""
+    agent = make_agent()
+    expected = agent.generator.get_state()
+    agent.load_state(copied(agent.state()) | {"generator": torch.zeros(16, dtype=torch.uint8)})
+    assert torch.equal(agent.generator.get_state(), expected)
+
+
 # --------------------------------------------------------------------------------------------------------- learning
 
 

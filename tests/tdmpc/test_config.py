@@ -207,6 +207,7 @@ BAD: list[tuple[str, Any]] = [
     ("--model.value", ()),
     ("--random-steps", 4),
     ("--threads", -1),
+    ("--seed", -1),
 ]
 UNSEEN: list[tuple[str, Any]] = [
     ("--planner.horizon-schedule", Linear(0, 5, 25_000)),
