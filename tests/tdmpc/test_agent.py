@@ -157,7 +157,7 @@ def test_going_back_to_the_start(make_agent: MakeAgent, make_batch: MakeBatch) -
 
 
 def test_a_stream_of_another_device_starts_anew(make_agent: MakeAgent) -> None:
-    """A random stream saved on another kind of device, whose state has another size, does not keep a state from loading."""
+    """A random stream of another kind of device, whose state has another size, keeps no state from loading."""
     agent = make_agent()
     expected = agent.generator.get_state()
     agent.load_state(copied(agent.state()) | {"generator": torch.zeros(16, dtype=torch.uint8)})
