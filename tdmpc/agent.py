@@ -78,7 +78,7 @@ class Agent:
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         with self.autocast():
             policy = self._policy_loss(
-                self.model, loss.latents, batch.mask, noise, loss=config.loss, planner=config.planner
+                self.model, loss.latents, batch.alive, noise, loss=config.loss, planner=config.planner
             )
         policy_norm = self._step(self.policy_optimizer, self.policy_parameters, policy, {"policy": policy.detach()})
 

@@ -50,8 +50,7 @@ def targets(
     following = batch.observations[1:]
     z = model.encode(following)
     action = perturb(model.pi(z), noise, config=planner)
-    alive = 1 - batch.terminated.float()
-    values = batch.rewards / model.reward_scale + loss.discount * alive * target.value(z, action)
+    values = batch.rewards / model.reward_scale + loss.discount * batch.alive * target.value(z, action)
     return Targets(latents=target.encode(following).float(), values=values)
 
 
@@ -87,17 +86,20 @@ def model_loss(model: WorldModel, batch: Batch, goal: Targets, *, config: LossCo
 def policy_loss(
     model: WorldModel,
     latents: Float[Tensor, "S B Z"],
-    mask: Float[Tensor, "T B"],
+    alive: Float[Tensor, "T B"],
     noise: Float[Tensor, "S B A"],
     *,
     loss: LossConfig,
     planner: PlannerConfig,
 ) -> Float[Tensor, ""]:
-    """Negative value of the policy's actions on the rollout's latents, each step weighted by rho^t."""
+    """Negative value of the policy's actions on the rollout's latents, each step weighted by rho^t.
+
+    A latent counts only while the episode goes on: nothing is decided where it has ended, and no value is fitted there.
+    """
     value = model.value(latents, perturb(model.pi(latents), noise, config=planner))
-    reached = torch.cat([torch.ones_like(mask[:1]), mask])
+    counts = torch.cat([torch.ones_like(alive[:1]), alive])
     rho = loss.rho ** torch.arange(len(latents), device=latents.device)
-    return -(rho[:, None] * reached * value).mean(1).sum()
+    return -(rho[:, None] * counts * value).mean(1).sum()
 
 
 def rollout(model: WorldModel, batch: Batch) -> Float[Tensor, "S B Z"]:

@@ -53,6 +53,11 @@ class Batch(NamedTuple):
     indices: Int[np.ndarray, "B"]
     """Where the windows start, to hand priorities back."""
 
+    @property
+    def alive(self) -> Float[Tensor, "T B"]:
+        """1 where the episode goes on after the transition."""
+        return self.mask * (1 - self.terminated.float())
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the indices, by name."""
         return {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}

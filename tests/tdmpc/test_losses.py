@@ -111,15 +111,15 @@ def test_model_loss_by_hand(models: tuple[WorldModel, WorldModel], make_batch: M
 def test_policy_loss_by_hand(
     models: tuple[WorldModel, WorldModel], make_batch: MakeBatch, ends: dict[int, int]
 ) -> None:
-    """The policy minimises -rho^t x min Q(z_t, pi(z_t) + noise) over all T+1 latents that were reached."""
+    """The policy minimises -rho^t x min Q(z_t, pi(z_t) + noise) over the T+1 latents where the episode goes on."""
     online, _ = models
     batch, noise = make_batch(steps=2, size=2, ends=ends), torch.randn(3, 2, 2)
     latents = rollout(online, batch).detach()
-    found = policy_loss(online, latents, batch.mask, noise, loss=LOSS, planner=PLANNER)
+    found = policy_loss(online, latents, batch.alive, noise, loss=LOSS, planner=PLANNER)
     expected = torch.zeros(())
     for window in range(2):
         for step in range(3):
-            if step and batch.mask[step - 1, window] == 0:
+            if step and (batch.mask[step - 1, window] == 0 or batch.terminated[step - 1, window]):
                 continue
             z = latents[step, window]
             expected = expected - 0.5**step * min(q_values(online, z, noisy_action(online, z, noise[step, window]))) / 2
@@ -278,7 +278,7 @@ def test_the_policy_learns_from_all_latents_and_moves_none(
     online, target = models
     batch = make_batch(steps=2, size=2)
     _, found = losses(online, target, batch, torch.randn(2, 2, 2))
-    policy_loss(online, found.latents, batch.mask, torch.zeros(3, 2, 2), loss=LOSS, planner=PLANNER).backward()
+    policy_loss(online, found.latents, batch.alive, torch.zeros(3, 2, 2), loss=LOSS, planner=PLANNER).backward()
     reached = {name for name, part in online.components.items() if any(p.grad is not None for p in part.parameters())}
     assert reached == {"policy", "value"}
 
