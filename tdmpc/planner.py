@@ -24,6 +24,14 @@ class PlanNoise(NamedTuple):
     policy: Float[Tensor, "H B P A"]
 
 
+class Proposals(NamedTuple):
+    """Plans of the policy prior."""
+
+    actions: Float[Tensor, "H B P A"]
+    values: Float[Tensor, "B P"]
+    """Their return in the model, in model units."""
+
+
 class Plan(NamedTuple):
     """What a plan ends with."""
 
@@ -53,21 +61,45 @@ def draw_noise(
 def imagine(
     model: WorldModel, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"], *, discount: float
 ) -> Float[Tensor, "B N"]:
-    """Return of action sequences in the model: rewards on the way, then the value of the policy's action.
-
-    Rewards (and terminations) of all steps are computed in one pass: larger products use the cores better.
-    """
+    """Return of action sequences in the model."""
     latents = [z[:, None].expand(-1, actions.shape[2], -1)]
     for action in actions:
         latents.append(model.next(latents[-1], action))
-    rewards = model.head.read(model.reward(torch.stack(latents[:-1]), actions))
-    steps = torch.arange(len(actions) + 1, device=actions.device)
+    return imagined_return(model, torch.stack(latents), actions, discount=discount)
+
+
+def imagined_return(
+    model: WorldModel, latents: Float[Tensor, "S B N Z"], actions: Float[Tensor, "H B N A"], *, discount: float
+) -> Float[Tensor, "B N"]:
+    """Rewards on the way of a rollout, then the value of the policy's action.
+
+    Rewards (and terminations) of all steps are computed in one pass: larger products use the cores better.
+    """
+    rewards = model.head.read(model.reward(latents[:-1], actions))
+    steps = torch.arange(len(latents), device=actions.device)
     weights = (discount**steps)[:, None, None].expand(-1, *rewards.shape[1:])
     if model.can_terminate:
-        survival = torch.sigmoid(-model.terminates(torch.stack(latents[1:]))).cumprod(0)
+        survival = torch.sigmoid(-model.terminates(latents[1:])).cumprod(0)
         weights = weights * torch.cat([torch.ones_like(survival[:1]), survival])
     final = latents[-1]
     return (weights[:-1] * rewards).sum(0) + weights[-1] * model.value(final, model.pi(final))
+
+
+def propose(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    noise: Float[Tensor, "H B P A"],
+    *,
+    config: PlannerConfig,
+    discount: float,
+) -> Proposals:
+    """Action sequences that the policy prior takes in the model, and their return."""
+    latents, actions = [z[:, None].expand(-1, noise.shape[2], -1)], []
+    for draws in noise:
+        actions.append(perturb(model.pi(latents[-1]), draws, config=config))
+        latents.append(model.next(latents[-1], actions[-1]))
+    sequences = torch.stack(actions)
+    return Proposals(sequences, imagined_return(model, torch.stack(latents), sequences, discount=discount))
 
 
 def mppi(
@@ -79,6 +111,7 @@ def mppi(
     config: PlannerConfig,
     discount: float,
     min_std: float,
+    propose: Callable[..., Proposals] = propose,
     evaluate: Callable[..., Tensor] = imagine,
 ) -> Plan:
     """Plan ``H`` actions from each of ``B`` latents.
@@ -91,32 +124,20 @@ def mppi(
         config: numbers of samples, elites and iterations, temperature, momentum.
         discount: of rewards along the plan.
         min_std: least deviation of the samples.
-        evaluate: a compiled ``imagine``, used for the sampled plans.
+        propose: ``propose``, compiled or as it is.
+        evaluate: ``imagine``, compiled or as it is, for the sampled plans.
     """
-    proposals = policy_plans(model, z, noise.policy, config=config)
-    proposal_values = imagine(model, z, proposals, discount=discount)
+    proposals = propose(model, z, noise.policy, config=config, discount=discount)
     std = torch.full_like(mean, config.max_std)
     plan = None
     for draws in noise.samples:
         samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
-        values = torch.cat([evaluate(model, z, samples, discount=discount), proposal_values], dim=-1)
-        actions = torch.cat([samples, proposals], dim=2)
+        values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
+        actions = torch.cat([samples, proposals.actions], dim=2)
         plan = refit(mean, actions, values, config=config, min_std=min_std)
         mean, std = plan.mean, plan.std
     assert plan is not None, "a planner needs at least one iteration"
     return plan
-
-
-def policy_plans(
-    model: WorldModel, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"], *, config: PlannerConfig
-) -> Float[Tensor, "H B P A"]:
-    """Action sequences that the policy prior takes in the model."""
-    z = z[:, None].expand(-1, noise.shape[2], -1)
-    actions = []
-    for draws in noise:
-        actions.append(perturb(model.pi(z), draws, config=config))
-        z = model.next(z, actions[-1])
-    return torch.stack(actions)
 
 
 def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, config: PlannerConfig) -> Tensor:
@@ -174,7 +195,7 @@ def planning_macs(model: ModelConfig, spec: EnvSpec, planner: PlannerConfig) -> 
     proposed = planner.policy_trajectories * planner.horizon
     macs = {
         "encoder": mlp_macs(spec.observation_dim, model.encoder, model.latent),
-        "dynamics": (steps + proposed) * mlp_macs(joint, model.dynamics, model.latent),
+        "dynamics": steps * mlp_macs(joint, model.dynamics, model.latent),
         "reward": steps * mlp_macs(joint, model.reward, 1),
         "policy": (paths + proposed) * mlp_macs(model.latent, model.policy, spec.action_dim),
         "value": paths * model.value_heads * mlp_macs(joint, model.value, 1),

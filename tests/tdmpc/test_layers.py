@@ -1,12 +1,14 @@
 """Laws of the layers: what is between them, how they start, and that stacked heads are separate networks."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tdmpc.layers import Ensemble, mlp
+from tdmpc.layers import Elu, Ensemble, elu, mlp
 
 
 def is_orthogonal(weight: Tensor) -> bool:
@@ -50,6 +52,28 @@ def test_mlp_is_linear_layers_with_elu_between(hidden: tuple[int, ...]) -> None:
         if index < len(hidden):
             expected = torch.where(expected > 0, expected, expected.exp() - 1)
     torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_elu_is_elu(dtype: torch.dtype) -> None:
+    """The fast ELU has the values and gradients of PyTorch's, in planning and in learning, at the extremes as well."""
+    x = torch.cat([torch.randn(50), torch.tensor([0.0, -0.0, -1e-9, 100.0, -100.0, math.inf, -math.inf, math.nan])])
+    x = x.to(dtype)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = elu(ours), F.elu(theirs)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    with torch.no_grad():
+        assert torch.equal(elu(x).nan_to_num(), found.nan_to_num())
+    assert torch.equal(x.nan_to_num(), ours.detach().nan_to_num()), "the input is left alone"
+    found.nan_to_num().sum().backward()
+    expected.nan_to_num().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True)
+
+
+def test_elu_is_one_operator_of_an_export() -> None:
+    """An exported graph holds ELU itself, not what stands for it in eager mode."""
+    program = torch.export.export(Elu(), (torch.randn(3),))
+    assert [node.target for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.elu.default)]
 
 
 @pytest.mark.parametrize("scalar", [False, True])
