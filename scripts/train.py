@@ -1,5 +1,6 @@
 """``tdmpc train``: from an environment id to a run folder with an agent."""
 
+import argparse
 import dataclasses
 import logging
 import signal
@@ -12,13 +13,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from tdmpc import checkpoint, runs
-from tdmpc.config import ConfigError, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.agent import device
+from tdmpc.config import PRESETS, ConfigError, PresetName, TrainConfig, check, preset, to_json
 from tdmpc.envs import describe, resolve
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.figures import PUBLISHED, learning_curve, training_panels
 from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import Interrupted, Trainer, evaluation_row
+from tdmpc.trainer import Trainer, evaluation_row
 from tdmpc.video import write_video
 
 log = logging.getLogger("tdmpc")
@@ -58,21 +60,21 @@ class TrainArgs:
 def main(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     args = parse(arguments)
-    try:
-        if args.resume is None:
-            start(args)
-        else:
-            resume(args, args.resume)
-    except Interrupted as stopped:
-        log.info(str(stopped))
-        return 130
+    if args.resume is None:
+        start(args)
+    else:
+        resume(args, args.resume)
     return 0
 
 
 def parse(arguments: list[str]) -> TrainArgs:
     """Two passes: the preset, or the run to go on with, decides the defaults of everything else."""
-    args = _parse(arguments, preset("default", ""))
+    args = _parse(arguments, preset(_preset_named(arguments), ""))
     if args.resume is not None:
+        if args.run_dir is not None or args.preset != "default":
+            raise ConfigError(
+                "--resume goes on in the same folder with the same preset: leave out --run-dir and --preset"
+            )
         saved = runs.config(args.resume)
         args = _resolved(_parse(arguments, saved))
         _refuse_changes(saved, args)
@@ -82,7 +84,16 @@ def parse(arguments: list[str]) -> TrainArgs:
         env = resolve(args.config.env)
         args = _resolved(_parse(arguments, preset(args.preset, env)))
     check(args.config)
+    device(args.config.device)
     return args
+
+
+def _preset_named(arguments: list[str]) -> PresetName:
+    """The preset that the arguments ask for, so that ``--preset reference --help`` shows its defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="default")
+    name = parser.parse_known_args(arguments)[0].preset
+    return name if name in PRESETS else "default"
 
 
 def _parse(arguments: list[str], config: TrainConfig) -> TrainArgs:
@@ -134,6 +145,7 @@ def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:
     begin = 0 if saved is None else saved.meta["env_steps"]
     with (
+        runs.locked(folder),
         ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
         JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
         _wandb(args, folder) as wandb,

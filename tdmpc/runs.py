@@ -4,11 +4,13 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
@@ -51,6 +53,20 @@ def create(folder: Path) -> Path:
     except OSError as error:
         raise RunError(f"cannot write into {folder}: {error.strerror}. Choose another --run-dir") from error
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this process; the lock falls with the process, however it ends.
+
+    Raises:
+        RunError: another process has it.
+    """
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise RunError(f"another process is working on {folder}; wait for it or stop it first") from None
 
 
 def config(folder: Path) -> TrainConfig:

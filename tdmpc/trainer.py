@@ -190,6 +190,8 @@ class Trainer:
 
     def _evaluate_if_due(self) -> None:
         every = self.config.eval_every
+        if self.env_steps >= self.config.env_steps:
+            return  # the final evaluation is at hand
         if every and self.env_steps // every > self.evaluated_at // every:
             self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
             self.evaluated_at = self.env_steps

@@ -16,7 +16,7 @@ import torch
 from matplotlib.image import imread
 
 from scripts.main import main
-from scripts.train import CHANGEABLE
+from scripts.train import CHANGEABLE, parse
 from tdmpc import checkpoint, runs
 from tdmpc.config import to_json
 from tdmpc.metrics import read_rows
@@ -285,6 +285,29 @@ def test_a_failing_wandb_stops_nothing(
     assert main(["train", "--resume", str(copied), "--env-steps=62", "--wandb=offline"]) == 0
     assert "W&B could not start, the run goes on without it: ConnectionError: no network" in caplog.text
     assert env_steps_in(copied) == 62
+
+
+@pytest.mark.parametrize("option", ["--run-dir=elsewhere", "--preset=reference"])
+def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], option: str) -> None:
+    """What would be ignored beside --resume is refused."""
+    assert "leave out --run-dir and --preset" in fails("train", "--resume", str(copied), option)
+
+
+def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A device that this machine lacks is one error before a folder is made."""
+    folder = tmp_path / "run"
+    assert "--device abacus cannot be used" in fails("train", "Pendulum-v1", "--device=abacus", f"--run-dir={folder}")
+    assert not folder.exists()
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    """--preset reference --help shows published settings, --help those of the default."""
+    shown = []
+    for options in ([], ["--preset=reference"]):
+        with pytest.raises(SystemExit):
+            parse([*options, "--help"])
+        shown.append(capsys.readouterr().out)
+    assert "default: 500)" in shown[0] and "default: 5000)" in shown[1]
 
 
 # -------------------------------------------------------------------------------------------------------------- films

@@ -24,6 +24,15 @@ def test_a_new_folder_is_made(tmp_path: Path) -> None:
         assert folder.is_dir() and not any(folder.iterdir())
 
 
+def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
+    """Who holds a run folder holds it alone, and until the end only."""
+    with runs.locked(tmp_path), pytest.raises(runs.RunError, match="another process is working on"):
+        with runs.locked(tmp_path):
+            pass
+    with runs.locked(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("content", ["checkpoint.safetensors", ".hidden", "notes.txt"])
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path, content: str) -> None:
     """A folder that holds anything is refused, with how to go on with it, and left as it is."""
