@@ -26,9 +26,9 @@ def test_a_new_folder_is_made(tmp_path: Path) -> None:
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
     """Who holds a run folder holds it alone, and until the end only."""
-    with runs.locked(tmp_path), pytest.raises(runs.RunError, match="another process is working on"):
-        with runs.locked(tmp_path):
-            pass
+    busy = pytest.raises(runs.RunError, match="another process is working on")
+    with runs.locked(tmp_path), busy, runs.locked(tmp_path):
+        pass
     with runs.locked(tmp_path):
         pass
 
