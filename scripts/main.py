@@ -13,6 +13,7 @@ COMMANDS = {
     "envs": "list the environments that can be trained",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
+    "suite": "run tasks x methods x seeds of an experiment, on this machine or on a cluster",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
 
