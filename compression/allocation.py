@@ -7,9 +7,9 @@ differ in what they call cheap:
     uniform    every axis keeps the same share of its initial width
     adaptive   every axis goes as far as the PQ index of its scores says that it can: SAP (arXiv 2302.05601) on units
 
-Scores of different axes live on different scales (loss coefficients, widths), so ``global`` divides what a unit is worth
-by what is left on its axis. The last units of an axis are then the dearest, and what the model can least do without,
-no layer, disappears. Of two equally scored axes that one ends narrower whose units cost more.
+Scores of different axes live on different scales (loss coefficients, widths), so ``global`` divides what a unit is
+worth by what is left on its axis. The last units of an axis are then the dearest, and no layer disappears. Of two
+equally scored axes that one ends narrower whose units cost more.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Groups
+from compression.groups import Budget, Groups
 from compression.importance import PQ
 from compression.sparsity import pq_index
 
@@ -49,7 +48,13 @@ class Limits:
 
 
 def allocate(
-    scores: Mapping[str, Float[Tensor, "E W"]], groups: Groups, *, method: Method, budget: str, goal: float, limits: Limits
+    scores: Mapping[str, Float[Tensor, "E W"]],
+    groups: Groups,
+    *,
+    method: Method,
+    budget: Budget,
+    goal: float,
+    limits: Limits,
 ) -> dict[str, Int[Tensor, "E K"]]:
     """The units that stay, for the axes that lose some.
 

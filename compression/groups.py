@@ -171,15 +171,16 @@ class Groups:
 
     def kept(self, keep: Keep) -> "Groups":
         """The table after a cut."""
-        sizes = {axis.name: keep[axis.name].shape[1] if axis.name in keep else axis.size for axis in self.axes}
-        axes = tuple(replace(axis, size=sizes[axis.name]) for axis in self.axes)
-        shapes = {}
-        for name, shape in self.shapes.items():
-            cut = list(shape)
-            for piece, axis in self.cuts(name):
-                cut[piece.dim] -= axis.size - sizes[axis.name]
-            shapes[name] = tuple(cut)
-        return Groups(axes, shapes, self.calls)
+        return self.resized({name: units.shape[1] for name, units in keep.items()})
+
+    def resized(self, widths: Mapping[str, int]) -> "Groups":
+        """The table of a model of other widths; axes that are not named stay as they are."""
+        axes = tuple(replace(axis, size=widths.get(axis.name, axis.size)) for axis in self.axes)
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        for before, after in zip(self.axes, axes, strict=True):
+            for piece in before.slices:
+                shapes[piece.parameter][piece.dim] += after.size - before.size
+        return Groups(axes, {name: tuple(shape) for name, shape in shapes.items()}, self.calls)
 
     def flat(self, units: Keep) -> Int[Tensor, "K"]:
         """The places of units among all groups; axes that are not named are there whole."""

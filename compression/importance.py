@@ -88,18 +88,21 @@ def nothing_seen(total: int, moments: tuple[Moment, ...]) -> Statistics:
     return Statistics({name: torch.zeros(total) for name in moments}, torch.full((total,), PRIOR[1]), PRIOR[0], 0.0)
 
 
-def moments_of(
-    weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], tally: Tally, wanted: tuple[Moment, ...]
+def sums_of(
+    parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], tally: Tally, wanted: tuple[Moment, ...]
 ) -> dict[Moment, Float[Tensor, "U"]]:
-    """The moments of one gradient for each group; Taylor's is the squared change of the loss by removing the group."""
-    found: dict[Moment, Tensor] = {}
-    if "absolute" in wanted:
-        found["absolute"] = tally({name: g.abs() for name, g in gradients.items()}) / tally.sizes
-    if "squared" in wanted:
-        found["squared"] = tally({name: g.square() for name, g in gradients.items()}) / tally.sizes
-    if "taylor" in wanted:
-        found["taylor"] = tally({name: weights[name] * g for name, g in gradients.items()}).square()
-    return found
+    """What a gradient adds to each group: the sums of |g|, of g^2 and of w g."""
+    parts: dict[Moment, Callable[[str, Tensor], Tensor]] = {
+        "absolute": lambda name, g: g.abs(),
+        "squared": lambda name, g: g.square(),
+        "taylor": lambda name, g: parameters[name] * g,
+    }
+    return {moment: tally({name: parts[moment](name, g) for name, g in gradients.items()}) for moment in wanted}
+
+
+def moments_of(sums: Mapping[Moment, Tensor], tally: Tally) -> dict[Moment, Float[Tensor, "U"]]:
+    """The mean |g| and g^2 of each group, and the squared first-order change of the loss when the group is removed."""
+    return {name: total.square() if name == "taylor" else total / tally.sizes for name, total in sums.items()}
 
 
 def observed(
@@ -209,7 +212,15 @@ def random(evidence: Evidence) -> Float[Tensor, "U"]:
 
 Criterion = Callable[[Evidence], Float[Tensor, "U"]]
 CRITERIA: dict[CriterionName, Criterion] = {
-    criterion.__name__: criterion for criterion in (bayesian, gradient, fisher, average, taylor, l1, l2, pq, random)
+    "bayesian": bayesian,
+    "gradient": gradient,
+    "fisher": fisher,
+    "average": average,
+    "taylor": taylor,
+    "l1": l1,
+    "l2": l2,
+    "pq": pq,
+    "random": random,
 }
 """All criteria by name; a group with a smaller score goes first. Scores compare inside an axis only."""
 
