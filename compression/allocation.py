@@ -114,14 +114,14 @@ def _global(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Ran
 
 def _uniform(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
     initial = np.array([limits.initial[name] for name in groups.widths], dtype=float)
-    return lambda widths, below, unit_cost: -widths / initial
+    return lambda widths, below, unit_cost: -below / initial
 
 
 def _adaptive(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
     now = np.array(list(groups.widths.values()), dtype=float)
     # An axis that SAP would cut to a half goes to a quarter while one that it would cut to 0.9 goes to 0.81.
     pace = np.log(1 - np.array([max(sap_share(scores[name]), 1e-3) for name in groups.widths]))
-    return lambda widths, below, unit_cost: np.log(widths / now) / pace
+    return lambda widths, below, unit_cost: np.log(below / now) / pace
 
 
 def sap_share(scores: Float[Tensor, "E W"]) -> float:

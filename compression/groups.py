@@ -26,7 +26,7 @@ Keep = Mapping[str, Tensor]
 """Units that stay, by axis: ``Int[E K]``, ascending in each head. Axes that are not named stay whole."""
 
 Budget = Literal["macs", "parameters"]
-"""What is to become smaller: multiply-adds of whatever ``Groups.calls`` counts (a plan), or the number of parameters."""
+"""What is to become smaller: the multiply-adds that ``Groups.calls`` counts (a plan), or the number of parameters."""
 
 
 class Slice(NamedTuple):
@@ -158,7 +158,7 @@ class Groups:
         ]
 
     def cuts(self, name: str) -> list[tuple[Slice, Axis]]:
-        """The axes that run through a parameter, with where they lie: at most two, each along a dimension of its own."""
+        """The axes that run through a parameter, at most two and each along its own dimension, with where they lie."""
         return self._cuts[name]
 
     @cached_property

@@ -320,5 +320,5 @@ def sentence(record: Mapping[str, Any]) -> str:
     cost = record["cost"][record["budget"]]
     cut = ", ".join(f"{name} {axis['before']} -> {axis['after']}" for name, axis in record["axes"].items())
     outcome = f"undone ({record['reason']}; {record['blamed']} rests)" if record["reason"] else "kept"
-    left = cost["after"] / cost["dense"]
-    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left:.1%} of the {record['budget']} left"
+    left = f"{cost['after'] / cost['dense']:.1%} of the {record['budget']} left"
+    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left}"

@@ -9,8 +9,8 @@
     decision     "kept" or "undone"; ``reason`` says why it was undone; ``blamed`` names the component that rests for it
     rested       components that were left alone in this event
     axes         for each axis that it takes something of: component, layer, width ``before`` and ``after`` (the cut,
-                 also where it was undone), ``kept`` and ``removed`` unit numbers by head, and of the ``scores`` the min,
-                 median, max, largest_removed and least_kept
+                 also where it was undone), ``kept`` and ``removed`` unit numbers by head, and of the ``scores`` the
+                 min, median, max, largest_removed and least_kept
     widths       of all axes, as training goes on
     losses       {"before": {...}, "after": {...}}: each loss, and the value of the plan, on the same windows
     worsening    what the guard compares with its tolerance, by name

@@ -8,6 +8,7 @@ dynamics put out and what every component reads. Observations, actions and the o
 import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -34,7 +35,7 @@ from tdmpc.world_model import parameter_shapes
 
 LATENT = "latent"
 FLOOR = 1e-4
-"""What a constant leaves unexplained, or planning gains, counts as at least this much: a hundredth of a unit, squared."""
+"""What a constant leaves unexplained, or planning gains, counts as at least this much."""
 JUDGED_WINDOWS = 256
 """Windows on which losses are judged."""
 JUDGED_PLANS, FEWER_SAMPLES = 8, 8
@@ -299,7 +300,7 @@ class AgentPruner(NullPruner):
             if chosen is not subject:
                 trainer.adopt(chosen.agent)
         for name, axis in self.pruner.snapshot["axes"].items():
-            trainer.sink.histogram(f"importance/{name}", sum(axis["scores"], []), trainer.env_steps)
+            trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:
             trainer.sink.table("prune/events", flat_events(self.folder / EVENTS), trainer.env_steps)
 

@@ -190,8 +190,8 @@ class Replay:
     def sample(self, batch_size: int, *, rng: np.random.Generator | None = None) -> Batch:
         """Draw windows in proportion to ``priority ** alpha``, with replacement.
 
-        ``rng`` leaves the replay's own stream, and so the training, as it is. What lies behind a termination is masked: the last observation again, no action, no reward,
-        ``terminated`` stays true.
+        What lies behind a termination is masked: the last observation again, no action, no reward,
+        ``terminated`` stays true. With an ``rng`` of the caller's, the replay's own stream stays where it is.
         """
         if not self._windows:
             raise ValueError(

@@ -14,7 +14,7 @@ from tests.tdmpc.conftest import close_runs, make_batch, make_config, make_model
 MakeAgent = Callable[..., Agent]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_agent(make_config: Callable[..., object], make_spec: Callable[..., object]) -> MakeAgent:  # noqa: F811
     """``make_agent(terminates=True, seed=3)``: an agent none of whose layers is zero, as after training."""
 

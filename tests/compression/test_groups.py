@@ -58,7 +58,7 @@ def test_a_shared_square_costs_what_its_removal_saves() -> None:
 @settings(max_examples=20)
 @given(st.data())
 def test_shapes_agree_after_any_cut(make_spec: Callable, terminates: bool, data: st.DataObject) -> None:
-    """For any widths, the shapes that the table foretells are those of a model with these widths, and so is its table."""
+    """For any widths, the shapes that the table foretells are those of such a model, and so is its table."""
     spec = make_spec(terminates=terminates)
     groups = agent_groups(MODEL, spec, PLANNER)
     widths = {name: data.draw(st.integers(1, width), label=name) for name, width in groups.widths.items()}
@@ -95,7 +95,7 @@ def test_what_the_world_reads_and_writes_is_on_no_axis(make_spec: Callable, term
         "value.weights.0": {0: 2, 2: actions},
         "value.weights.2": {0: 2, 1: 1},
         "value.biases.2": {0: 2, 1: 1},
-        **dict.fromkeys(stacked, {0: 2}),
+        **{name: {0: 2} for name in stacked},
     }
 
 
