@@ -320,13 +320,12 @@ RECOMPILES = 64
 """Versions of a compiled function: one for each horizon, number of lanes and set of widths; beyond, it runs eagerly."""
 
 
-<<<<<<< HEAD
 COMPILATION: dict[str, Any] = {"cpp.use_decompose_tanh": True}
 """By way of the exponential: several times faster than the library's on a CPU, and as exact where it matters here."""
-=======
+
+
 def _unwatched(parameters: list[nn.Parameter]) -> None:
     """Nobody looks at the gradients."""
->>>>>>> 4ed7db8 (Online pruner, agent wiring, seams in the training loop, train --prune.*: first working cut)
 
 
 def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
