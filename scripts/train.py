@@ -124,18 +124,19 @@ def started_with(folder: Path) -> PruneConfig:
     return runs.settings(folder, "prune", PruneConfig, PruneConfig())
 
 
-def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig) -> TrainArgs:
+def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin: int) -> TrainArgs:
     """The arguments with every setting of pruning filled in and checked.
 
     Args:
         args: of a run that is about to start; its config has the dense widths.
         spec: the environment.
         current: widths that it starts with.
+        begin: environment step from which on it learns.
     """
     config = args.config
     if args.prune.target == 0:
         return args
-    span = {"begin": config.random_steps * spec.action_repeat, "length": config.env_steps}
+    span = {"begin": begin, "length": config.env_steps}
     prune = resolved(args.prune, **span)
     dense, now = (agent_groups(model, spec, config.planner) for model in (config.model, current))
     check_pruning(prune, dense, now, **span)
@@ -145,7 +146,7 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig) -> TrainA
 def start(args: TrainArgs) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
     spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
-    args = with_pruning(args, spec, args.config.model)
+    args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
     _write_config(args, spec, folder)

@@ -129,7 +129,8 @@ class Unrolled(nn.Module):
 
 def traced(model: WorldModel, layer: nn.Linear) -> set[tuple[str, int]]:
     """Sides of parameters that fall together with an output of a layer, by Torch-Pruning."""
-    torch_pruning = pytest.importorskip("torch_pruning")
+    import torch_pruning
+
     unrolled = Unrolled(model)
     graph = torch_pruning.DependencyGraph().build_dependency(unrolled, (torch.randn(2, 3), torch.randn(2, 2)))
     names = {module: name for name, module in unrolled.named_modules()}
