@@ -9,6 +9,7 @@ import sys
 
 COMMANDS = {
     "train": "train an agent, or go on with a run",
+    "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
     "plot": "draw the learning curves of several runs",
