@@ -13,6 +13,10 @@ COMMANDS = {
     "envs": "list the environments that can be trained",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
+    "export": "make a controller of a run that needs no PyTorch",
+    "validate": "play a controller in its environment, beside its agent",
+    "latency": "time controllers, one call after the other or at a control period",
+    "native": "build and run the controller in C++",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
 
@@ -35,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f" Did you mean '{close[0]}'?" if close else ""
         return _fail(f"there is no command {name!r}.{hint} See: tdmpc --help")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("absl", "OpenGL"):
+    for chatty in ("absl", "OpenGL", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return importlib.import_module(f"scripts.{name}").main(rest)
