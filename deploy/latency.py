@@ -210,9 +210,7 @@ def _version(name: str) -> str | None:
 # Subjects ---------------------------------------------------------------------------------------------------------
 
 
-def controller_subject(
-    folder: Path, runtime: Runtime, *, deadline_ms: float | None = None
-) -> tuple[Subject, Controller]:
+def controller_subject(folder: Path, runtime: Runtime, *, deadline_ms: float | None = None) -> Subject:
     """A bundle's controller as a robot calls it, on the observations of its golden plans in turn."""
     begun = time.perf_counter()
     controller = Controller.load(folder, runtime, deadline_ms=deadline_ms)
@@ -229,6 +227,7 @@ def controller_subject(
     facts = {
         "bundle": str(folder),
         "backend": runtime.backend,
+        "language": "python",
         "precision": controller.precision,
         "threads": runtime.threads,
         "spinning": runtime.spinning,
@@ -239,7 +238,7 @@ def controller_subject(
         "return_mean": controller.bundle.manifest["training"]["return_mean"],
         "model": controller.bundle.model_id,
     }
-    return Subject(facts, decide), controller
+    return Subject(facts, decide)
 
 
 def golden_observations(described: Bundle) -> list[Any]:
