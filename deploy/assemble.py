@@ -44,6 +44,33 @@ def unroll(start: ModelProto, refine: ModelProto, *, iterations: int, outputs: S
     return helper.make_model(graph, opset_imports=start.opset_import, ir_version=start.ir_version)
 
 
+def with_quick_elu(model: ModelProto) -> ModelProto:
+    """The graph with ELU as max(x, exp(min(x, 0)) - 1).
+
+    ONNX Runtime's ELU takes nearly as long as the products; the four operators here take half of that. OpenVINO, which
+    compiles either, is as quick with both.
+    """
+    quick = ModelProto()
+    quick.CopyFrom(model)
+    del quick.graph.node[:]
+    quick.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), name) for name, value in (("elu/zero", 0), ("elu/one", 1))
+    )
+    for node in model.graph.node:
+        quick.graph.node.extend(_quick_elu(node) if node.op_type == "Elu" else [node])
+    return quick
+
+
+def _quick_elu(node: NodeProto) -> list[NodeProto]:
+    (x,), (y,) = node.input, node.output
+    return [
+        helper.make_node("Min", [x, "elu/zero"], [f"{y}/negative"]),
+        helper.make_node("Exp", [f"{y}/negative"], [f"{y}/exp"]),
+        helper.make_node("Sub", [f"{y}/exp", "elu/one"], [f"{y}/curve"]),
+        helper.make_node("Max", [x, f"{y}/curve"], [y]),
+    ]
+
+
 def bake(model: ModelProto, values: Mapping[str, np.ndarray]) -> ModelProto:
     """The graph with some of its inputs made constants."""
     baked = ModelProto()
@@ -81,7 +108,7 @@ def _scoped(graph: GraphProto, scope: str, known: Mapping[str, str]) -> tuple[li
     for node in graph.node:
         copied = NodeProto()
         copied.CopyFrom(node)
-        copied.name = f"{scope}/{node.name}"
+        copied.name = f"{scope}/{node.name}" if node.name else ""
         copied.input[:] = map(name, node.input)
         copied.output[:] = [f"{scope}/{output}" if output else "" for output in node.output]
         nodes.append(copied)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deploy.graphs import Settings
-from tdmpc.planner import Plan, PlanNoise, draw_noise, imagine, mppi, shift
+from tdmpc.planner import Plan, PlanNoise, draw_noise, imagine, mppi, propose, shift
 from tdmpc.world_model import WorldModel
 
 TOLERANCE = 1e-4
@@ -62,7 +62,9 @@ class Regret:
     """Mean loss against the agent's plan on the same noise."""
     worst: float
     other_noise: float
-    """What another seed of the noise changes, on average: a loss below it is lost in the noise."""
+    """What another seed of the noise changes, on average."""
+    policy: float
+    """What the policy alone loses: a planner that loses more is worth nothing."""
     value: float
     """Mean value of the agent's plans."""
 
@@ -149,16 +151,19 @@ def regret(model: WorldModel, settings: Settings, cases: Cases, planner: Planner
     steps, windows = cases.observations.shape[:2]
     scale = model.reward_scale.item()
     other = torch.Generator().manual_seed(seed)
-    lost, changed, worth = [], [], []
+    lost, changed, unplanned, worth = [], [], [], []
+    still = torch.zeros_like(cases.previous[0])[:, :, None]
     for step in range(steps):
         z = model.encode(cases.observations[step])
         draws = PlanNoise(*(torch.randn(each.shape, generator=other) for each in cases.noise[step]))
         reseeded = plan(model, settings, z, cases.previous[step], draws).mean
         judged = torch.stack([planner(*case(cases, step, window))[0] for window in range(windows)], dim=1)
-        candidates = torch.stack([cases.plans[step].mean, reseeded, judged], dim=2)
-        mine, reseeds, theirs = scale * imagine(model, z, candidates, discount=settings.discount).T
+        prior = propose(model, z, still, config=settings.planner, discount=settings.discount).actions[:, :, 0]
+        candidates = torch.stack([cases.plans[step].mean, reseeded, judged, prior], dim=2)
+        mine, reseeds, theirs, priors = scale * imagine(model, z, candidates, discount=settings.discount).T
         lost.append(mine - theirs)
         changed.append((mine - reseeds).abs())
+        unplanned.append(mine - priors)
         worth.append(mine)
     loss = torch.cat(lost)
     return Regret(
@@ -166,5 +171,6 @@ def regret(model: WorldModel, settings: Settings, cases: Cases, planner: Planner
         mean=loss.mean().item(),
         worst=loss.max().item(),
         other_noise=torch.cat(changed).mean().item(),
+        policy=torch.cat(unplanned).mean().item(),
         value=torch.cat(worth).mean().item(),
     )

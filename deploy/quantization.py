@@ -10,6 +10,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from deploy.bundle import Arrays
 
 PRODUCTS = ["Gemm", "MatMul"]
+NARROW = 16
+"""Products with fewer outputs stay in single precision: they cost little, and are numbers rather than features."""
 
 
 class _Feeds(CalibrationDataReader):
@@ -37,8 +39,16 @@ def quantized(path: Path, feeds: Sequence[Arrays]) -> onnx.ModelProto:
             _Feeds(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=PRODUCTS,
+            nodes_to_exclude=_narrow(onnx.load(path).graph),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
         return onnx.load(small)
+
+
+def _narrow(graph: onnx.GraphProto) -> list[str]:
+    """Names of the products with few outputs: a weight is stored as outputs x inputs."""
+    outputs = {weight.name: weight.dims[0] for weight in graph.initializer if len(weight.dims) == 2}
+    products = (node for node in graph.node if node.op_type in PRODUCTS)
+    return [node.name for node in products if outputs.get(node.input[1], NARROW) < NARROW]

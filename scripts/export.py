@@ -43,4 +43,5 @@ def _show(manifest: dict[str, Any], out: Path) -> None:
     if loss is not None:
         table.add_row("lost by eight bits, of a plan's value", f"{loss['mean']:.3g} of {loss['value']:.3g}")
         table.add_row("changed by another seed of the noise", f"{loss['other_noise']:.3g}")
+        table.add_row("lost by the policy alone", f"{loss['policy']:.3g}")
     Console().print(table)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -17,7 +17,7 @@ from deploy.backends import BackendName, Runtime, pin
 from deploy.bundle import BundleError
 from deploy.latency import Row, Subject, controller_subject, machine_facts, periodic, remarks, row, single_stream
 
-COLUMNS = ("bundle", "backend", "precision", "threads", "mode", "calls", "p50_ms", "p99_ms", "p999_ms", "max_ms")
+TIMES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ def _torch_subject(run: Path, threads: int) -> Subject:
 def _show(rows: list[Row]) -> None:
     facts = rows[0]
     conditions = ("processor", "cores", "affinity", "load_before", "load_after")
-    table = Table(*COLUMNS, "misses", "remark", title=", ".join(f"{name} {facts[name]}" for name in conditions))
+    table = Table("bundle", "runtime", "calls", *(name.replace("_", " ") for name in TIMES), "missed", "remark")
+    table.title = ", ".join(f"{name} {facts[name]}" for name in conditions)
     for each in rows:
-        table.add_row(*(_cell(each[column]) for column in COLUMNS), _misses(each), each["remark"])
+        runtime = f"{each['backend']} {each['precision']}, {each['threads']} thread(s)"
+        times = ("-" if each[name] is None else f"{each[name]:.2f}" for name in TIMES)
+        table.add_row(Path(each["bundle"]).name, runtime, str(each["calls"]), *times, _misses(each), each["remark"])
     Console().print(table)
 
 
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def _misses(measured: Row) -> str:
-    if "misses" not in measured:
-        return "-"
-    return f"{measured['misses']} of {measured['periods']} (rate at most {measured['miss_rate_upper95']:.1e})"
+    if measured["mode"] == "single":
+        return ""
+    of = f"{measured['misses']} of {measured['periods']} at {measured['period_ms']:g} ms"
+    return f"{of}, rate at most {measured['miss_rate_upper95']:.2g}"

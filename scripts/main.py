@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f" Did you mean '{close[0]}'?" if close else ""
         return _fail(f"there is no command {name!r}.{hint} See: tdmpc --help")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("absl", "OpenGL", "onnx_ir", "onnxscript"):
+    for chatty in ("absl", "OpenGL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return importlib.import_module(f"scripts.{name}").main(rest)
