@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from deploy.bundle import BundleError
+
 BackendName = Literal["onnxruntime", "openvino"]
 
 
@@ -44,7 +46,7 @@ def load(path: Path, runtime: Runtime) -> Graph:
 
     Raises:
         ImportError: the backend is not installed; the message says how to.
-        ValueError: the cores do not exist.
+        BundleError: the cores do not exist.
     """
     pin(runtime.affinity)
     return BACKENDS[runtime.backend](path, runtime)
@@ -54,14 +56,14 @@ def pin(cores: tuple[int, ...]) -> None:
     """Stay on these cores, with every thread that is started from here on.
 
     Raises:
-        ValueError: the system has no such core, or cannot pin.
+        BundleError: the system has no such core, or cannot pin.
     """
     if not cores:
         return
     try:
         os.sched_setaffinity(0, cores)
     except (AttributeError, OSError) as error:
-        raise ValueError(f"affinity: cannot stay on cores {', '.join(map(str, cores))} ({error})") from error
+        raise BundleError(f"cannot stay on cores {', '.join(map(str, cores))}: {error}") from error
 
 
 class OnnxRuntimeGraph:
