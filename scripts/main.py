@@ -14,7 +14,11 @@ COMMANDS = {
     "envs": "list the environments that can be trained",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
-    "suite": "run tasks x methods x seeds of an experiment, on this machine or on a cluster",
+    "suite": "run tasks x methods x seeds of an experiment, here or on a cluster",
+    "export": "make a controller of a run that needs no PyTorch",
+    "validate": "play a controller in its environment, beside its agent",
+    "latency": "time controllers, one call after the other or at a control period",
+    "native": "build and run the controller in C++",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
 

@@ -24,6 +24,12 @@ OPTIONS = {
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
     "plot": "--out --env --title",
+    "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
+        --seed""",
+    "validate": "DIR --run --episodes --seed --backend --precision --threads --json",
+    "latency": """DIR --torch --backend --precision --threads --cores --spinning --calls --seconds --period-ms --periods
+        --deadline-ms --json --plot""",
+    "native": "build run",
     "demo": "--run-dir --seed --threads",
 }
 
