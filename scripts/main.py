@@ -12,6 +12,8 @@ COMMANDS = {
     "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
+    "report": "draw what a run did and what pruning did to it, as one page",
+    "sparsity": "how compressible an agent is, and what theory lets go",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
     "suite": "run tasks x methods x seeds of an experiment, here or on a cluster",
@@ -19,6 +21,7 @@ COMMANDS = {
     "validate": "play a controller in its environment, beside its agent",
     "latency": "time controllers, one call after the other or at a control period",
     "native": "build and run the controller in C++",
+    "autoencoder": "prune an autoencoder by every criterion and compare",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
 
@@ -79,7 +82,7 @@ def _fail(message: str) -> int:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: tdmpc COMMAND ...\n\n{rows}\n\n'tdmpc COMMAND --help' explains every option."
 
 

@@ -23,6 +23,9 @@ OPTIONS = {
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
+    "report": "RUN",
+    "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
+    "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
     "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
         --seed""",
