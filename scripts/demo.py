@@ -1,4 +1,4 @@
-"""``tdmpc demo``: from nothing to a dense and a pruned agent, their films, report and controllers, in minutes on a CPU."""
+"""``tdmpc demo``: from nothing to a pruned and a dense agent, report, films and controllers, in minutes on a CPU."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class DemoArgs:
     """Train on cartpole-swingup, once as it is and once pruned on the way; export, check and time both."""
 
     run_dir: Path = Path("runs/demo")
-    """New folder for the pruned run; the dense one lies beside it."""
+    """New folder for the pruned run; the dense one goes into its folder ``dense``."""
     seed: int = 0
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
@@ -36,14 +36,14 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(DemoArgs, args=arguments, prog="tdmpc demo")
     folder = args.run_dir if not args.run_dir.exists() else runs.unused(args.run_dir.parent, args.run_dir.name)
     config = dataclasses.replace(preset("default", ENV), env_steps=ENV_STEPS, seed=args.seed, threads=args.threads)
-    pruned = TrainArgs(config, run_dir=folder, video=True, prune=PruneConfig(target=TARGET))
-    dense = dataclasses.replace(pruned, run_dir=folder.with_name(f"{folder.name}-dense"), prune=PruneConfig())
-    summaries = {str(each.run_dir): start(each) for each in (dense, pruned)}
-    for name, summary in summaries.items():
-        show(summary, title=name)
-    folders = [dense.run_dir, pruned.run_dir]
-    status = _deploy([each for each in folders if each is not None])
+    agents = {folder: PruneConfig(target=TARGET), folder / "dense": PruneConfig()}
+    summaries = {
+        where: start(TrainArgs(config, run_dir=where, video=True, prune=prune)) for where, prune in agents.items()
+    }
+    status = _deploy(list(agents))
     report.main([str(folder)])
+    for where, summary in summaries.items():
+        show(summary, title=str(where))
     return status
 
 
@@ -53,5 +53,5 @@ def _deploy(folders: Sequence[Path]) -> int:
     for folder, bundle in zip(folders, bundles, strict=True):
         export.main([str(folder), "--out", str(bundle)])
     status = max(validate.main([str(bundle), "--episodes", "3"]) for bundle in bundles)
-    latency.main([*map(str, bundles), "--torch", str(folders[0]), "--calls", "200", "--seconds", "2"])
+    latency.main([*map(str, bundles), "--torch", *map(str, folders), "--calls", "200", "--seconds", "2"])
     return status
