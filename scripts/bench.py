@@ -14,9 +14,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
 from tdmpc.agent import Actor, Agent
-from tdmpc.config import ConfigError, Linear, Precision, TrainConfig, preset
+from tdmpc.config import PRESETS, ConfigError, Linear, Precision, TrainConfig, preset
 from tdmpc.planner import planning_macs
 from tdmpc.spec import Batch, EnvSpec
 
@@ -46,6 +47,11 @@ SETTINGS: dict[str, Callable[[], TrainConfig]] = {
     "width-256": lambda: _of_width(256),
     "width-128": lambda: _of_width(128),
     "width-48": lambda: _of_width(48),
+    **{
+        f"{name}-{share}": lambda name=name, share=share: pruned(preset(name, CARTPOLE.id), CARTPOLE, share)
+        for name in PRESETS
+        for share in (0.75, 0.97)
+    },
 }
 
 
@@ -55,7 +61,8 @@ class BenchArgs:
 
     setting: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ("reference", "default")
     """Any of reference, default, width-256, width-128, width-48: published sizes on cartpole-swingup, the default
-    preset, or the reference with narrower hidden layers."""
+    preset, or the reference with narrower hidden layers; and reference-0.75, reference-0.97, default-0.75,
+    default-0.97: with this share of a plan's multiply-adds pruned."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
@@ -88,13 +95,20 @@ class Bench:
         self.actor = Actor(self.agent, lanes=1, seed=0)
         self.batch = synthetic_batch(config).to(self.agent.device)
         self.observation = torch.randn(1, CARTPOLE.observation_dim)
+        self.pruning = PruningBench(self.agent)
         self.plan_ms: list[float] = []
         self.update_ms: list[float] = []
+        self.watched_ms: list[float] = []
+        self.event_ms: list[float] = []
 
     def round(self, calls: int) -> None:
-        """Time some plans and updates."""
+        """Time some plans, as many updates without and with their gradients watched, and a pruning event."""
         self.plan_ms += [self._time(self._plan) for _ in range(calls)]
-        self.update_ms += [self._time(self._update) for _ in range(calls)]
+        for _ in range(calls):
+            for watched, times in ((False, self.update_ms), (True, self.watched_ms)):
+                self.pruning.watch(watched)
+                times.append(self._time(self._update))
+        self.event_ms.append(self._time(self.pruning.event))
 
     def warm_up(self) -> None:
         """First calls compile, allocate and are not counted."""
@@ -128,6 +142,9 @@ class Bench:
             "plan_ms_p90": round(float(np.percentile(self.plan_ms, 90)), 2),
             "update_ms_p50": round(update, 2),
             "update_ms_p90": round(float(np.percentile(self.update_ms, 90)), 2),
+            "watched_update_ms_p50": round(float(np.median(self.watched_ms)), 2),
+            "watching_share": round(float(np.median(np.divide(self.watched_ms, self.update_ms))) - 1, 4),
+            "event_ms_p50": round(float(np.median(self.event_ms)), 1),
             "decisions_per_s": round(1000 / (plan + update), 2),
             "planning_macs": macs,
             "parameters": sum(parameter.numel() for parameter in self.agent.model.parameters()),
@@ -181,7 +198,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
-    columns = ("setting", "precision", "threads", "plan_ms_p50", "update_ms_p50", "decisions_per_s")
+    columns = (
+        *("setting", "precision", "threads", "plan_ms_p50", "update_ms_p50", "watching_share", "event_ms_p50"),
+        *("decisions_per_s", "planning_macs"),
+    )
     table = Table(*columns, title=", ".join(f"{name} {value}" for name, value in machine.items()))
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))

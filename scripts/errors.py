@@ -7,10 +7,11 @@ from deploy.bundle import BundleError
 EXPECTED: tuple[type[Exception], ...] = (BundleError,)
 
 if find_spec("torch") is not None:  # on a robot there is only ``deploy``
+    from compression.config import PruneError
     from tdmpc.agent import NonFiniteError
     from tdmpc.checkpoint import CheckpointError
     from tdmpc.config import ConfigError
     from tdmpc.envs import UnsupportedEnvironment
     from tdmpc.runs import RunError
 
-    EXPECTED += (CheckpointError, ConfigError, NonFiniteError, RunError, UnsupportedEnvironment)
+    EXPECTED += (CheckpointError, ConfigError, NonFiniteError, PruneError, RunError, UnsupportedEnvironment)

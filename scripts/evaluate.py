@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
     result = evaluate(
         agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy=args.policy, record=args.video
     )
-    summary = {**runs.summary(agent, result, meta=meta), "policy": args.policy}
+    dense = runs.config(args.run).model
+    summary = {**runs.summary(agent, result, meta=meta, dense=dense), "policy": args.policy}
     if args.video:
         path = args.run / runs.VIDEO
         write_video(path, result.frames, frame_rate(agent.spec))

@@ -9,10 +9,12 @@ import sys
 
 COMMANDS = {
     "train": "train an agent, or go on with a run",
+    "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
+    "suite": "run tasks x methods x seeds of an experiment, here or on a cluster",
     "export": "make a controller of a run that needs no PyTorch",
     "validate": "play a controller in its environment, beside its agent",
     "latency": "time controllers, one call after the other or at a control period",

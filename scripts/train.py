@@ -12,13 +12,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from compression.config import PruneConfig, resolved
+from compression.config import check as check_pruning
+from compression.tdmpc_groups import AgentPruner, agent_groups
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
-from tdmpc.config import PRESETS, ConfigError, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
 from tdmpc.envs import describe, resolve
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.figures import PUBLISHED, learning_curve, training_panels
 from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
+from tdmpc.pruner import NullPruner
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
 from tdmpc.video import write_video
@@ -54,6 +58,7 @@ class TrainArgs:
     """Go on with this run instead; ENV is not needed then."""
     video: bool = False
     """Film the first episode of the final evaluation."""
+    prune: PruneConfig = field(default_factory=PruneConfig)
     track: Annotated[TrackArgs, tyro.conf.arg(name="")] = field(default_factory=TrackArgs)
 
 
@@ -69,20 +74,20 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> TrainArgs:
     """Two passes: the preset, or the run to go on with, decides the defaults of everything else."""
-    args = _parse(arguments, preset(_preset_named(arguments), ""))
+    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments), "")))
     if args.resume is not None:
         if args.run_dir is not None or args.preset != "default":
             raise ConfigError(
                 "--resume goes on in the same folder with the same preset: leave out --run-dir and --preset"
             )
-        saved = runs.config(args.resume)
+        saved = TrainArgs(runs.config(args.resume), prune=started_with(args.resume))
         args = _resolved(_parse(arguments, saved))
         _refuse_changes(saved, args)
     else:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
         env = resolve(args.config.env)
-        args = _resolved(_parse(arguments, preset(args.preset, env)))
+        args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, env))))
     check(args.config)
     device(args.config.device)
     return args
@@ -96,16 +101,16 @@ def _preset_named(arguments: list[str]) -> PresetName:
     return name if name in PRESETS else "default"
 
 
-def _parse(arguments: list[str], config: TrainConfig) -> TrainArgs:
-    return tyro.cli(TrainArgs, args=arguments, default=TrainArgs(config), prog="tdmpc train")
+def _parse(arguments: list[str], default: TrainArgs) -> TrainArgs:
+    return tyro.cli(TrainArgs, args=arguments, default=default, prog="tdmpc train")
 
 
 def _resolved(args: TrainArgs) -> TrainArgs:
     return dataclasses.replace(args, config=dataclasses.replace(args.config, env=resolve(args.config.env)))
 
 
-def _refuse_changes(saved: TrainConfig, args: TrainArgs) -> None:
-    before, after = to_json(saved), to_json(args.config)
+def _refuse_changes(saved: TrainArgs, args: TrainArgs) -> None:
+    before, after = ({**to_json(one.config), "prune": to_json(one.prune)} for one in (saved, args))
     changed = sorted(name for name in before if before[name] != after[name] and name not in CHANGEABLE)
     if changed:
         raise ConfigError(
@@ -114,9 +119,34 @@ def _refuse_changes(saved: TrainConfig, args: TrainArgs) -> None:
         )
 
 
+def started_with(folder: Path) -> PruneConfig:
+    """How a run is pruned; not at all where it was made before pruning was there."""
+    return runs.settings(folder, "prune", PruneConfig, PruneConfig())
+
+
+def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin: int) -> TrainArgs:
+    """The arguments with every setting of pruning filled in and checked.
+
+    Args:
+        args: of a run that is about to start; its config has the dense widths.
+        spec: the environment.
+        current: widths that it starts with.
+        begin: environment step from which on it learns.
+    """
+    config = args.config
+    if args.prune.target == 0:
+        return args
+    span = {"begin": begin, "length": config.env_steps}
+    prune = resolved(args.prune, **span)
+    dense, now = (agent_groups(model, spec, config.planner) for model in (config.model, current))
+    check_pruning(prune, dense, now, **span)
+    return dataclasses.replace(args, prune=prune)
+
+
 def start(args: TrainArgs) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
     spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
+    args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
     _write_config(args, spec, folder)
@@ -139,7 +169,8 @@ def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
 
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
-    runs.write_json(folder / runs.CONFIG, {"config": to_json(args.config), "spec": to_json(spec)})
+    parts = {"config": args.config, "spec": spec, "prune": args.prune}
+    runs.write_json(folder / runs.CONFIG, {name: to_json(part) for name, part in parts.items()})
 
 
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:
@@ -151,7 +182,8 @@ def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Check
         _wandb(args, folder) as wandb,
     ):
         sink = Metrics([console, rows, wandb])
-        trainer = Trainer(args.config, spec, folder, sink)
+        pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
+        trainer = Trainer(args.config, spec, folder, sink, pruner)
         if saved is not None:
             log.info(trainer.restore(saved))
         with _stop_on_interrupt(trainer):
@@ -164,7 +196,7 @@ def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any
     """Write what a finished run shows: summary, curves, film."""
     folder, spec = trainer.folder, trainer.spec
     meta = {"env_steps": trainer.env_steps, "agent_steps": trainer.agent_steps, "wall_s": trainer.wall_s}
-    summary = runs.summary(trainer.agent, result, meta=meta)
+    summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
     runs.write_json(folder / runs.SUMMARY, summary)
     sink.log(evaluation_row(trainer, result))
     rows = read_rows(folder / runs.METRICS)

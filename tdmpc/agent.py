@@ -53,6 +53,8 @@ class Agent:
         self.model_parameters = [p for p in self.model.parameters() if id(p) not in policy]
         self.model_optimizer = torch.optim.Adam(self.model_parameters, lr=config.loss.learning_rate, fused=True)
         self.policy_optimizer = torch.optim.Adam(self.policy_parameters, lr=config.loss.learning_rate, fused=True)
+        self.watch: Callable[[list[nn.Parameter]], None] = _unwatched
+        """Called in each update with the parameters of a loss, when their gradients are there and not yet clipped."""
         self._targets = _maybe_compiled(targets, config)
         self._model_loss = _maybe_compiled(model_loss, config)
         self._policy_loss = _maybe_compiled(policy_loss, config)
@@ -101,6 +103,7 @@ class Agent:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
             raise NonFiniteError(self._blame(parts))
+        self.watch(parameters)
         nn.utils.clip_grads_with_norm_(parameters, self.config.loss.gradient_clip, norm)
         optimizer.step()
         return norm
@@ -319,6 +322,10 @@ RECOMPILES = 64
 
 COMPILATION: dict[str, Any] = {"cpp.use_decompose_tanh": True}
 """By way of the exponential: several times faster than the library's on a CPU, and as exact where it matters here."""
+
+
+def _unwatched(parameters: list[nn.Parameter]) -> None:
+    """Nobody looks at the gradients."""
 
 
 def _maybe_compiled(function: Function, config: TrainConfig) -> Function:

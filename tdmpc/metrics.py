@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -42,6 +42,12 @@ class Sink:
 
     def video(self, path: Path, env_steps: int) -> None:
         """Take a video file."""
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
+        """Take a table, whole each time."""
+
+    def histogram(self, name: str, values: Sequence[float], env_steps: int) -> None:
+        """Take numbers whose distribution is of interest."""
 
     def artifact(self, path: Path, env_steps: int) -> None:
         """Take a checkpoint, a file or a folder."""
@@ -76,6 +82,14 @@ class Metrics(Sink):
     def video(self, path: Path, env_steps: int) -> None:
         for sink in self._sinks:
             sink.video(path, env_steps)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
+        for sink in self._sinks:
+            sink.table(name, rows, env_steps)
+
+    def histogram(self, name: str, values: Sequence[float], env_steps: int) -> None:
+        for sink in self._sinks:
+            sink.histogram(name, values, env_steps)
 
     def artifact(self, path: Path, env_steps: int) -> None:
         for sink in self._sinks:
@@ -354,10 +368,11 @@ class WandbSink(Sink):
         if mode == "disabled":
             return
         try:  # by name: a folder wandb/ in the working directory also imports as an empty package
-            from wandb import Artifact, Settings, Video, init
+            from wandb import Artifact, Histogram, Settings, Table, Video, init
         except ImportError as error:
             raise ImportError(f"--wandb {mode} needs Weights & Biases: pip install 'tdmpc[train]'") from error
         self._artifact_type, self._video_type = Artifact, Video
+        self._table_type, self._histogram_type = Table, Histogram
         with self._never_raising("start"):
             run = init(
                 mode=mode,
@@ -386,6 +401,18 @@ class WandbSink(Sink):
         with self._never_raising("log a video"):
             if self._run:
                 self._run.log({"env_steps": env_steps, "eval/video": self._video_type(str(path), format="mp4")})
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
+        with self._never_raising("log a table"):
+            if self._run and rows:
+                columns: list[Any] = list(dict.fromkeys(column for row in rows for column in row))
+                cells = [[row.get(column) for column in columns] for row in rows]
+                self._run.log({"env_steps": env_steps, name: self._table_type(columns=columns, data=cells)})
+
+    def histogram(self, name: str, values: Sequence[float], env_steps: int) -> None:
+        with self._never_raising("log a histogram"):
+            if self._run:
+                self._run.log({"env_steps": env_steps, name: self._histogram_type(list(values))})
 
     def artifact(self, path: Path, env_steps: int) -> None:
         with self._never_raising("log a checkpoint"):

@@ -187,18 +187,18 @@ class Replay:
         self._tree[starts] = self._leaf(self._max_priority)
         self._windows += len(starts)
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int, *, rng: np.random.Generator | None = None) -> Batch:
         """Draw windows in proportion to ``priority ** alpha``, with replacement.
 
         What lies behind a termination is masked: the last observation again, no action, no reward,
-        ``terminated`` stays true.
+        ``terminated`` stays true. With an ``rng`` of the caller's, the replay's own stream stays where it is.
         """
         if not self._windows:
             raise ValueError(
                 f"no window to sample yet: {len(self)} transitions are stored, a window takes {self._horizon} "
                 f"of one episode, or fewer up to its termination"
             )
-        starts = self._tree.draw(self._rng.random(batch_size))
+        starts = self._tree.draw((rng or self._rng).random(batch_size))
         leaves = self._tree[starts]
         steps = np.arange(self._horizon)[:, None] * self._lanes
         ended = np.logical_or.accumulate(self._terminated.take((starts + steps) % self._size))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
-from tdmpc.config import TrainConfig, from_json
+from tdmpc.config import ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.planner import planning_macs
 from tdmpc.spec import EnvSpec
+from tdmpc.world_model import parameter_shapes
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -75,17 +77,19 @@ def config(folder: Path) -> TrainConfig:
     Raises:
         RunError: this is not a run folder.
     """
-    return _started_with(folder, "config", TrainConfig)
+    return settings(folder, "config", TrainConfig)
 
 
 def spec(folder: Path) -> EnvSpec:
     """The environment of a run; raises as ``config``."""
-    return _started_with(folder, "spec", EnvSpec)
+    return settings(folder, "spec", EnvSpec)
 
 
-def _started_with(folder: Path, part: str, kind: type[T]) -> T:
+def settings(folder: Path, part: str, kind: type[T], default: T | None = None) -> T:
+    """One part of what a run was started with, by its name; the default where it is not there. Raises as ``config``."""
     try:
-        return from_json(kind, json.loads((folder / CONFIG).read_text())[part])
+        parts = json.loads((folder / CONFIG).read_text())
+        return default if default is not None and part not in parts else from_json(kind, parts[part])
     except (OSError, ValueError, KeyError, TypeError) as error:  # missing, no JSON, or of another program
         reason = f"{type(error).__name__}: {error}"
         raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({reason})") from error
@@ -123,13 +127,14 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any]) -> dict[str, Any]:
+def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense: ModelConfig) -> dict[str, Any]:
     """The figures of an evaluated agent.
 
     Args:
         agent: what was evaluated.
         evaluation: its episodes.
         meta: ``env_steps``, ``agent_steps`` and ``wall_s`` of the training so far.
+        dense: widths before any pruning.
     """
     config = agent.config
     return {
@@ -142,14 +147,21 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any]) -> di
         "agent_steps": meta["agent_steps"],
         "wall_s": round(meta["wall_s"], 1),
         "ms_per_plan_p50": evaluation.decision_ms_p50,
-        "parameters": sum(parameter.numel() for parameter in agent.model.parameters()),
-        "planning_macs": sum(planning_macs(config.model, agent.spec, config.planner).values()),
+        **_sizes(config.model, agent),
+        **{f"{name}_dense": value for name, value in _sizes(dense, agent).items()},
         "precision": agent.precision,
         "device": config.device,
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "processor": processor(),
         "torch": torch.__version__,
+    }
+
+
+def _sizes(model: ModelConfig, agent: Agent) -> dict[str, int]:
+    return {
+        "parameters": sum(map(math.prod, parameter_shapes(model, agent.spec).values())),
+        "planning_macs": sum(planning_macs(model, agent.spec, agent.config.planner).values()),
     }
 
 

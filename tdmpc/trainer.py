@@ -1,5 +1,6 @@
 """The training loop: act, store, learn, evaluate, save; and its exact continuation."""
 
+import dataclasses
 import logging
 import random
 import time
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from tdmpc import checkpoint
 from tdmpc.agent import Actor, Agent, NonFiniteError
-from tdmpc.config import TrainConfig, from_json, to_json
+from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.envs import Environments, SimulationError, Transition
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.metrics import Sink
+from tdmpc.pruner import NullPruner
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
@@ -30,13 +32,17 @@ class Interrupted(KeyboardInterrupt):
 class Trainer:
     """Owns everything that a run is made of. ``run`` trains; ``state`` and ``restore`` make it resumable."""
 
-    def __init__(self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink) -> None:
+    def __init__(
+        self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink, pruner: NullPruner | None = None
+    ) -> None:
         self.config, self.spec, self.folder, self.sink = config, spec, folder, sink
+        self.pruner = pruner or NullPruner()
         if config.threads:
             torch.set_num_threads(config.threads)
         _seed_everything(config.seed)
         self.agent = Agent(config, spec)
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
+        self.pruner.follow(self.agent)
         self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat)
         self.replay = Replay(
             config.replay,
@@ -89,9 +95,15 @@ class Trainer:
             self.save()
             raise
 
+    def adopt(self, agent: Agent) -> None:
+        """Go on with another agent of the same run, for example a smaller one."""
+        self.agent = self.actor.agent = agent
+        self.pruner.follow(agent)
+
     def _digest(self) -> None:
         """Learn and evaluate as much as the steps so far ask for."""
         self._learn()
+        self.pruner.between_updates(self)
         self._evaluate_if_due()
 
     def _decide(self) -> None:
@@ -159,6 +171,7 @@ class Trainer:
             "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
             "reward_scale": self.agent.model.reward_scale.item(),
             "wall_s": round(self.wall_s, 3),
+            **self.pruner.row(),
             **self.window.summary(),
         }
 
@@ -247,8 +260,10 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything the run's future depends on: tensors, and what JSON holds."""
+        pruner, pruner_meta = self.pruner.state()
         tensors = {
             **prefixed("agent", self.agent.state()),
+            **prefixed("pruner", pruner),
             **prefixed("actor", self.actor.state()),
             **prefixed("window", self.window.sums),
             **prefixed("replay", {name: torch.from_numpy(array) for name, array in self.replay.state().items()}),
@@ -259,7 +274,8 @@ class Trainer:
             "trainer/torch_rng": torch.get_rng_state(),
         }
         meta = {
-            "config": to_json(self.config),
+            "config": to_json(self.agent.config),
+            "pruner": pruner_meta,
             "spec": to_json(self.spec),
             "agent_steps": self.agent_steps,
             "env_steps": self.env_steps,
@@ -275,10 +291,15 @@ class Trainer:
         return tensors, meta
 
     def restore(self, saved: checkpoint.Checkpoint) -> str:
-        """Go on from a checkpoint of a run with the same config; tells what was restored."""
+        """Go on from a checkpoint of a run with the same config, whatever its widths; tells what was restored."""
         tensors, meta = saved.tensors, saved.meta
+        widths = from_json(ModelConfig, meta["config"]["model"])
+        if widths != self.config.model:
+            self.adopt(Agent(dataclasses.replace(self.config, model=widths), self.spec))
         self.agent.load_state(below("agent", tensors))
         self.actor.load_state(below("actor", tensors))
+        if meta.get("pruner"):
+            self.pruner.load_state(below("pruner", tensors), meta["pruner"])
         self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
         self.returns = tensors["trainer/returns"].numpy().copy()
         self.lengths = tensors["trainer/lengths"].numpy().copy()

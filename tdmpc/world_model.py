@@ -104,5 +104,11 @@ class WorldModel(nn.Module):
         return [*reward[-1].parameters(), value.weights[-1], value.biases[-1]]
 
 
+def parameter_shapes(config: ModelConfig, spec: EnvSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that a model of these widths has, by name; nothing is allocated."""
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in WorldModel(config, spec).named_parameters()}
+
+
 def _join(z: Tensor, action: Tensor) -> Tensor:
     return torch.cat([z, action.to(z.dtype)], dim=-1)

@@ -31,7 +31,7 @@ EXTRAS = {
     "tdmpc": ("train",),
     "compression": ("train",),
     "deploy": ("train", "deploy", "openvino", "export"),
-    "scripts": ("train", "deploy", "openvino", "export"),
+    "scripts": ("train", "suite", "deploy", "openvino", "export"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 RUN_TIME_EXTRAS = ("deploy", "openvino")

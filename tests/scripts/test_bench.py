@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from scripts import bench
 from scripts.main import main
 from tdmpc.config import TrainConfig
+from tdmpc.planner import planning_macs
 
 QUICK = ["--rounds=1", "--calls=2", "--threads=1"]
 
@@ -46,6 +48,7 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
             "planning_macs",
             "horizon",
         }
+        assert row["watched_update_ms_p50"] > 0 and row["event_ms_p50"] > 0
     assert rows[0]["planning_macs"] < rows[2]["planning_macs"]
 
 
@@ -68,3 +71,27 @@ def test_the_reference_has_the_published_sizes() -> None:
     args = bench.BenchArgs(rounds=1, calls=1)
     timed = bench.Bench("width-48", "float32", args).config.planner
     assert int(timed.horizon_schedule(0)) == timed.horizon == 5
+
+
+@pytest.mark.parametrize("share", [0.75, 0.97])
+def test_pruned_sizes_are_those_of_a_pruned_agent(share: float) -> None:
+    """The settings named after a share have lost that share of the multiply-adds of the preset's plan."""
+    for name in ("reference", "default"):
+        dense, small = (bench.SETTINGS[setting]() for setting in (name, f"{name}-{share}"))
+        macs = [sum(planning_macs(config.model, bench.CARTPOLE, dense.planner).values()) for config in (dense, small)]
+        assert 1 - macs[1] / macs[0] == pytest.approx(share, abs=0.01) and small.planner == dense.planner
+
+
+def test_an_event_leaves_the_timed_agent_whole() -> None:
+    """Events are timed on an agent that stays as it is; watched updates are observed, the others are not."""
+    timed = bench.Bench("width-48", "float32", bench.BenchArgs(rounds=1, calls=1))
+    before = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
+    timed.pruning.watch(True)
+    timed._update()
+    timed.pruning.watch(False)
+    timed._update()
+    assert timed.pruning.hooks.pruner.updates == 1
+    after = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
+    timed.pruning.event()
+    assert timed.agent.state().keys() == before.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in timed.agent.state().items())

@@ -15,6 +15,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from compression.config import PruneConfig
 from scripts.main import main
 from scripts.train import CHANGEABLE, parse
 from tdmpc import checkpoint, runs
@@ -64,7 +65,9 @@ def test_settings_are_written_resolved(trained: Path) -> None:
     """config.json tells every setting, those that were not given as well, and what the environment told."""
     written = json.loads((trained / runs.CONFIG).read_text())
     config, spec = runs.config(trained), runs.spec(trained)
-    assert written == json.loads(json.dumps({"config": to_json(config), "spec": to_json(spec)}))
+    assert written == json.loads(
+        json.dumps({"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())})
+    )
     assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.99)
     assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
 

@@ -1,0 +1,234 @@
+"""How much a group matters: criteria on weights and gradients, and the running statistics that they read.
+
+Published: gradient accumulation, Fisher information and Bayesian uncertainty with temporal smoothing (Sundaram, Ulmen,
+Goerges, arXiv 2601.19794); Taylor (Molchanov et al., arXiv 1906.10771); the PQ index (arXiv 2302.05601). The form of
+the Bayesian posterior, the rank average and the use of the PQ index as a score are ours: docs/compression.md.
+
+Everything is one number for each group, so a statistic takes no more memory than the groups are many.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from compression.groups import Groups
+
+CriterionName = Literal["bayesian", "gradient", "fisher", "average", "taylor", "l1", "l2", "pq", "random"]
+Moment = Literal["absolute", "squared", "taylor"]
+
+PQ = (0.5, 1.0)
+"""p and q of the PQ index."""
+PRIOR = (3.0, 1e-8)
+"""Shape a0 and rate b0 of the Gamma prior on a group's gradient energy; a0 > 2, so that its deviation is finite."""
+
+
+# Sums over groups ------------------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """How a parameter is added up onto groups: first over ``summed``, then each entry onto its owner."""
+
+    parameter: str
+    summed: tuple[int, ...]
+    owners: Int[Tensor, "L"]
+
+
+class Tally:
+    """Adds up numbers that belong to parameters over the groups, all groups at once."""
+
+    def __init__(self, groups: Groups) -> None:
+        places = {axis.name: groups.places(axis) for axis in groups.axes}
+        self.readings: list[Reading] = []
+        for name, shape in groups.shapes.items():
+            for piece, axis in groups.cuts(name):
+                left = (piece.dim,) if axis.heads == 1 else (0, piece.dim)
+                summed = tuple(dim for dim in range(len(shape)) if dim not in left)
+                owners = torch.full((axis.heads, shape[piece.dim]), groups.total)  # nobody's, for example actions
+                owners[:, piece.start : piece.start + axis.size] = places[axis.name]
+                self.readings.append(Reading(name, summed, owners.flatten()))
+        self.owners = torch.cat([reading.owners for reading in self.readings])
+        self.total = groups.total
+        self.sizes = self({name: torch.ones(shape) for name, shape in groups.shapes.items()})
+        """Parameters of each group."""
+
+    def __call__(self, values: Mapping[str, Tensor]) -> Float[Tensor, "U"]:
+        """The sum over each group; parameters that are not given count as zero."""
+        sums = [
+            (values[reading.parameter].sum(reading.summed) if reading.summed else values[reading.parameter]).flatten()
+            if reading.parameter in values
+            else torch.zeros(len(reading.owners))
+            for reading in self.readings
+        ]
+        flat = torch.cat(sums)
+        return flat.new_zeros(self.total + 1).index_add_(0, self.owners.to(flat.device), flat)[:-1]
+
+
+# Running statistics ----------------------------------------------------------------------------------------------
+
+
+class Statistics(NamedTuple):
+    """What the gradients seen so far say about each group."""
+
+    moments: Mapping[Moment, Float[Tensor, "U"]]
+    """Exponential averages, not yet corrected for their start at zero: of the mean |g|, of the mean g^2, and of the
+    squared sum of w g."""
+    rate: Float[Tensor, "U"]
+    """Rate b of each group's Gamma posterior."""
+    shape: float
+    """Its shape a, the same for all groups, because all are observed at the same times."""
+    weight: float
+    """What the weights of the averages sum to: 1 - smoothing^observations."""
+
+
+def nothing_seen(total: int, moments: tuple[Moment, ...]) -> Statistics:
+    """The statistics of ``total`` groups before the first observation."""
+    return Statistics({name: torch.zeros(total) for name in moments}, torch.full((total,), PRIOR[1]), PRIOR[0], 0.0)
+
+
+def sums_of(
+    parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], tally: Tally, wanted: tuple[Moment, ...]
+) -> dict[Moment, Float[Tensor, "U"]]:
+    """What a gradient adds to each group: the sums of |g|, of g^2 and of w g."""
+    parts: dict[Moment, Callable[[str, Tensor], Tensor]] = {
+        "absolute": lambda name, g: g.abs(),
+        "squared": lambda name, g: g.square(),
+        "taylor": lambda name, g: parameters[name] * g,
+    }
+    return {moment: tally({name: parts[moment](name, g) for name, g in gradients.items()}) for moment in wanted}
+
+
+def moments_of(sums: Mapping[Moment, Tensor], tally: Tally) -> dict[Moment, Float[Tensor, "U"]]:
+    """The mean |g| and g^2 of each group, and the squared first-order change of the loss when the group is removed."""
+    return {name: total.square() if name == "taylor" else total / tally.sizes for name, total in sums.items()}
+
+
+def observed(
+    statistics: Statistics, moments: Mapping[Moment, Tensor], *, smoothing: float, forgetting: float
+) -> Statistics:
+    """The statistics after one more gradient.
+
+    The posterior forgets towards the prior: ``a <- a0 + f (a - a0) + 1``, ``b <- b0 + f (b - b0) + E``.
+    """
+    shape, rate = PRIOR
+    seen = moments.get("absolute", torch.zeros_like(statistics.rate))
+    return Statistics(
+        moments={name: average.lerp(moments[name], 1 - smoothing) for name, average in statistics.moments.items()},
+        rate=rate + forgetting * (statistics.rate - rate) + seen,
+        shape=shape + forgetting * (statistics.shape - shape) + 1,
+        weight=1 - smoothing * (1 - statistics.weight),
+    )
+
+
+def kept(statistics: Statistics, places: Int[Tensor, "K"]) -> Statistics:
+    """The statistics of the groups that stay."""
+    return statistics._replace(
+        moments={name: average[places] for name, average in statistics.moments.items()}, rate=statistics.rate[places]
+    )
+
+
+# Criteria --------------------------------------------------------------------------------------------------------
+
+
+class Evidence(NamedTuple):
+    """All that a criterion may judge by."""
+
+    statistics: Statistics
+    weights: Mapping[str, Tensor]
+    groups: Groups
+    tally: Tally
+    generator: torch.Generator
+    """Of the random baseline."""
+
+    def average(self, moment: Moment) -> Float[Tensor, "U"]:
+        """A smoothed moment, corrected for its start at zero."""
+        return self.statistics.moments[moment] / max(self.statistics.weight, 1e-12)
+
+    def norms(self, power: float) -> Float[Tensor, "U"]:
+        """Sum of |w|^power over each group."""
+        return self.tally({name: weight.detach().abs() ** power for name, weight in self.weights.items()})
+
+
+def gradient(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Gradient accumulation: the mean |dL/dw| of a group."""
+    return evidence.average("absolute")
+
+
+def fisher(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Diagonal empirical Fisher information: the mean squared gradient of a group."""
+    return evidence.average("squared")
+
+
+def bayesian(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Current gradient energy times its posterior mean b / (a - 1): sensitive now and active in the past.
+
+    The energy E is exponential with a Gamma(a, b) posterior on its rate. The posterior deviation is the mean over
+    sqrt(a - 2), the same factor for all groups: a confidence bound would rank them alike.
+    """
+    return evidence.average("absolute") * evidence.statistics.rate / (evidence.statistics.shape - 1)
+
+
+def average(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Mean rank by the three gradient criteria inside each axis and head, from 1 / W for the least to 1."""
+    ranks = [_ranks(criterion(evidence), evidence.groups) for criterion in (gradient, fisher, bayesian)]
+    return torch.stack(ranks).mean(0)
+
+
+def _ranks(scores: Float[Tensor, "U"], groups: Groups) -> Float[Tensor, "U"]:
+    parts = groups.split(scores).values()
+    return torch.cat([((part.argsort(1).argsort(1) + 1) / part.shape[1]).flatten() for part in parts])
+
+
+def taylor(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Squared first-order change of the loss when the group is set to zero."""
+    return evidence.average("taylor")
+
+
+def l1(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Mean magnitude of a group's weights."""
+    return evidence.norms(1) / evidence.tally.sizes
+
+
+def l2(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Root mean square of a group's weights."""
+    return (evidence.norms(2) / evidence.tally.sizes).sqrt()
+
+
+def pq(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Magnitude that is spread over the group: ``|w|_q (1 - I(w)) = d^(1/q - 1/p) |w|_p``, with the PQ index I.
+
+    With adaptive allocation this is SAP on units.
+    """
+    p, q = PQ
+    return evidence.tally.sizes ** (1 / q - 1 / p) * evidence.norms(p) ** (1 / p)
+
+
+def random(evidence: Evidence) -> Float[Tensor, "U"]:
+    """Nothing is known."""
+    return torch.rand(evidence.groups.total, generator=evidence.generator)
+
+
+Criterion = Callable[[Evidence], Float[Tensor, "U"]]
+CRITERIA: dict[CriterionName, Criterion] = {
+    "bayesian": bayesian,
+    "gradient": gradient,
+    "fisher": fisher,
+    "average": average,
+    "taylor": taylor,
+    "l1": l1,
+    "l2": l2,
+    "pq": pq,
+    "random": random,
+}
+"""All criteria by name; a group with a smaller score goes first. Scores compare inside an axis only."""
+
+NEEDED: dict[CriterionName, tuple[Moment, ...]] = {
+    "bayesian": ("absolute",),
+    "gradient": ("absolute",),
+    "fisher": ("squared",),
+    "average": ("absolute", "squared"),
+    "taylor": ("taylor",),
+}
+"""The gradient moments that a criterion reads; the others look at weights alone, and gradients are not observed."""

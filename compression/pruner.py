@@ -1,0 +1,324 @@
+"""The online pruner: observes gradients, decides, shrinks, guards, and records each event whole.
+
+It knows nothing of what it prunes but the table of its groups, and what a ``Subject`` can do.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from compression.allocation import Limits, allocate
+from compression.config import PruneConfig
+from compression.groups import Budget, Groups, Keep, all_units
+from compression.importance import (
+    CRITERIA,
+    NEEDED,
+    Evidence,
+    Moment,
+    Statistics,
+    Tally,
+    kept,
+    moments_of,
+    nothing_seen,
+    observed,
+    sums_of,
+)
+from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, snapshot_axis
+from compression.shrink import composed
+
+log = logging.getLogger(__name__)
+
+SEEDS = 1_000_003
+"""Seeds of the random criterion lie this far apart for two runs: one more for each event."""
+
+
+class Judgement(NamedTuple):
+    """A smaller model beside the one that it was cut from, on the same held-out data."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    worsening: Mapping[str, float]
+    """How much worse it is in what matters, without units: 0 as good, 1 as bad as knowing nothing."""
+
+
+class Subject(Protocol):
+    """What can be pruned."""
+
+    @property
+    def groups(self) -> Groups:
+        """The table of its groups as it is."""
+        ...
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The parameters by name."""
+        ...
+
+    def shrunk(self, keep: Keep) -> Self:
+        """A smaller copy with everything that belongs to its training; this one stays as it is."""
+        ...
+
+    def judge(self, before: Self, draw: int) -> Judgement:
+        """Compare with what it was cut from.
+
+        Args:
+            before: the larger one.
+            draw: which held-out data: the same number, the same data.
+        """
+        ...
+
+
+S = TypeVar("S", bound=Subject)
+
+
+class OnlinePruner:
+    """Prunes one subject over a training run."""
+
+    def __init__(
+        self, config: PruneConfig, groups: Groups, folder: Path, *, dense: Groups | None = None, seed: int = 0
+    ) -> None:
+        """Begin before the first event.
+
+        Args:
+            config: ``resolved`` and checked settings.
+            groups: of the subject as it is.
+            folder: where records go.
+            dense: of the subject as it was at first, which targets and limits refer to; as it is when not given.
+            seed: of the random criterion.
+        """
+        self.config, self.seed = config, seed
+        self.dense = dense or groups
+        self.schedule, self.limits = config.plan, config.limits(self.dense)
+        self.journal, self.importance = Journal(folder / EVENTS), Journal(folder / IMPORTANCE)
+        self.snapshot: dict[str, Any] = {}
+        """The last record of the importance."""
+        self.events = 0
+        """Events that were due so far."""
+        self.resting: dict[str, int] = {}
+        """Components to be left alone, each with the last event for which it rests."""
+        self.updates = 0
+        self.snapshot_at = 0
+        self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
+        """The number that each unit had when pruning began."""
+        self.needed: tuple[Moment, ...] = NEEDED.get(config.criterion, ())
+        self.statistics = nothing_seen(groups.total, self.needed)
+        self._follow(groups)
+
+    def _follow(self, groups: Groups) -> None:
+        self.groups, self.tally = groups, Tally(groups)
+        self._awaited = set(groups.shapes)
+        self._sums: dict[Moment, Tensor] = {}
+
+    # Observing -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe(self, parameters: Mapping[str, Tensor]) -> None:
+        """Look at the gradients of some parameters, before they are clipped.
+
+        An update may come in parts, each with the parameters that it trains; it is whole when all have come.
+        """
+        if self.needed and self.updates % self.config.observe_every == 0:
+            gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+            sums = sums_of(parameters, gradients, self.tally, self.needed)
+            self._sums = {name: self._sums[name] + total for name, total in sums.items()} if self._sums else sums
+        self._awaited -= parameters.keys()
+        if not self._awaited:
+            self._conclude_update()
+
+    def _conclude_update(self) -> None:
+        if self._sums:
+            self.statistics = observed(
+                self.statistics,
+                moments_of(self._sums, self.tally),
+                smoothing=self.config.smoothing,
+                forgetting=self.config.forgetting,
+            )
+        self.updates += 1
+        self._awaited, self._sums = set(self.groups.shapes), {}
+
+    # Deciding --------------------------------------------------------------------------------------------------
+
+    def due(self, step: int) -> bool:
+        """Whether there is anything to do at a step: an event, or a snapshot of the importance."""
+        every = self.config.snapshot_every or 1
+        known = bool(self.statistics.weight) or not self.needed
+        return known and (self.schedule.events_by(step) > self.events or step // every > self.snapshot_at // every)
+
+    def advance(self, subject: S, *, step: int) -> S:
+        """Do what is due at a step of the training loop, between two updates.
+
+        Returns:
+            The subject to go on with: a smaller one, or the same when no event was due or its cut was undone.
+        """
+        if not self.due(step):
+            return subject
+        events = self.schedule.events_by(step)
+        scores = self.scores(subject, draw=events)
+        self._snapshot(scores, step)
+        if events > self.events:
+            self.events = events
+            subject = self._event(subject, scores, step)
+        return subject
+
+    def scores(self, subject: Subject, *, draw: int) -> dict[str, Float[Tensor, "E W"]]:
+        """The importance of every group by the criterion of the settings, by axis; ``draw`` is for the random one."""
+        generator = torch.Generator().manual_seed(self.seed * SEEDS + draw)
+        evidence = Evidence(self.statistics, subject.parameters(), self.groups, self.tally, generator)
+        with torch.no_grad():
+            return self.groups.split(CRITERIA[self.config.criterion](evidence).cpu())
+
+    def _event(self, subject: S, scores: Mapping[str, Tensor], step: int) -> S:
+        started = time.perf_counter()
+        rested = [component for component, until in self.resting.items() if self.events <= until]
+        goal = self._goal()
+        keep = allocate(
+            scores,
+            self.groups,
+            method=self.config.allocation,
+            budget=self.config.budget,
+            goal=self.dense.cost(self.config.budget) * (1 - goal),
+            limits=self._limits(rested),
+        )
+        if not keep:
+            return subject
+        smaller = subject.shrunk(keep)
+        judgement = smaller.judge(subject, self.events)
+        reason = self._objection(judgement) if self.config.guard else ""
+        blamed = self._blame(subject, keep) if reason else ""
+        chosen = subject if reason else smaller
+        record = {
+            **self._heading(step),
+            "goal": goal,
+            "decision": "undone" if reason else "kept",
+            "reason": reason,
+            "blamed": blamed,
+            "rested": rested,
+            "axes": {
+                name: axis_record(self.groups[name], self.units[name], stay, scores[name])
+                for name, stay in keep.items()
+            },
+            "widths": chosen.groups.widths,
+            "losses": {"before": dict(judgement.before), "after": dict(judgement.after)},
+            "worsening": dict(judgement.worsening),
+            "cost": {budget: self._costs(chosen.groups, budget) for budget in ("macs", "parameters")},
+        }
+        if reason:
+            self.resting[blamed] = self.events + self.config.rest
+        else:
+            self._adopt(keep, smaller.groups)
+        record["seconds"] = round(time.perf_counter() - started, 4)
+        self.journal.append(record)
+        log.info("%s", sentence(record))
+        return chosen
+
+    def _goal(self) -> float:
+        """The share of the budget that is to have been removed after this event."""
+        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
+        return min(self.schedule.removed(self.events), self.schedule.most(left))
+
+    def _limits(self, rested: Iterable[str]) -> Limits:
+        resting = {axis.name: axis.size for axis in self.groups.axes if axis.component in rested}
+        return replace(self.limits, floors={**self.limits.floors, **resting})
+
+    def _objection(self, judgement: Judgement) -> str:
+        """Why an event is not to stand, in words; empty where it may."""
+        name, worst = max(judgement.worsening.items(), key=lambda item: _or_infinite(item[1]))
+        if worst <= self.config.tolerance:
+            return ""
+        return f"{name} worse by {worst:.2f}, more than {self.config.tolerance}"
+
+    def _blame(self, subject: Subject, keep: Keep) -> str:
+        """The component whose cut alone does the most harm."""
+
+        def harm(component: str) -> float:
+            alone = {name: units for name, units in keep.items() if self.groups[name].component == component}
+            worsening = subject.shrunk(alone).judge(subject, self.events).worsening
+            return max(_or_infinite(value) for value in worsening.values())
+
+        components = list(dict.fromkeys(self.groups[name].component for name in keep))
+        return max(components, key=harm) if len(components) > 1 else components[0]
+
+    def _adopt(self, keep: Keep, groups: Groups) -> None:
+        self.statistics = kept(self.statistics, self.groups.flat(keep))
+        self.units = composed(self.units, keep)
+        self._follow(groups)
+
+    # Recording -------------------------------------------------------------------------------------------------
+
+    def row(self) -> dict[str, float]:
+        """What is left, for the rows of metrics."""
+        return {
+            "prune/events": self.journal.lines,
+            **{f"prune/{b}_left": self.groups.cost(b) / self.dense.cost(b) for b in ("macs", "parameters")},
+            **{f"width/{name}": width for name, width in self.groups.widths.items()},
+        }
+
+    def _heading(self, step: int) -> dict[str, Any]:
+        names = ("criterion", "allocation", "budget")
+        when = {"event": self.events, "env_steps": step, "updates": self.updates}
+        return when | {name: getattr(self.config, name) for name in names}
+
+    def _costs(self, after: Groups, budget: Budget) -> dict[str, int]:
+        return {"dense": self.dense.cost(budget), "before": self.groups.cost(budget), "after": after.cost(budget)}
+
+    def _snapshot(self, scores: Mapping[str, Tensor], step: int) -> None:
+        self.snapshot_at = step
+        axes = {name: snapshot_axis(self.units[name], values) for name, values in scores.items()}
+        self.snapshot = {**self._heading(step), "axes": axes}
+        self.importance.append(self.snapshot)
+
+    # State -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the events to come depend on: tensors, and what JSON holds."""
+        tensors = {
+            "rate": self.statistics.rate,
+            **{f"moments/{name}": average for name, average in self.statistics.moments.items()},
+            **{f"units/{name}": units for name, units in self.units.items()},
+        }
+        meta = {
+            "shape": self.statistics.shape,
+            "weight": self.statistics.weight,
+            "events": self.events,
+            "resting": self.resting,
+            "updates": self.updates,
+            "snapshot_at": self.snapshot_at,
+            "event_lines": self.journal.lines,
+            "importance_lines": self.importance.lines,
+        }
+        return tensors, meta
+
+    def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], groups: Groups) -> None:
+        """Go on from a saved state with a subject of these groups; records made after it are dropped."""
+        self.statistics = Statistics(
+            {name: tensors[f"moments/{name}"].clone() for name in self.needed},
+            tensors["rate"].clone(),
+            meta["shape"],
+            meta["weight"],
+        )
+        self.units = {axis.name: tensors[f"units/{axis.name}"].clone() for axis in groups.axes}
+        self.events, self.resting = meta["events"], dict(meta["resting"])
+        self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]
+        self.journal.resume(meta["event_lines"])
+        self.importance.resume(meta["importance_lines"])
+        self._follow(groups)
+
+
+def _or_infinite(value: float) -> float:
+    """A number that is none is the worst of all."""
+    return value if value == value else float("inf")
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """An event for the eye."""
+    cost = record["cost"][record["budget"]]
+    cut = ", ".join(f"{name} {axis['before']} -> {axis['after']}" for name, axis in record["axes"].items())
+    outcome = f"undone ({record['reason']}; {record['blamed']} rests)" if record["reason"] else "kept"
+    left = f"{cost['after'] / cost['dense']:.1%} of the {record['budget']} left"
+    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left}"

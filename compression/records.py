@@ -1,0 +1,117 @@
+"""What pruning leaves in a run folder: two files of JSON lines, from which reports are made.
+
+``events.jsonl`` has one object for each pruning event, kept or undone:
+
+    event        its number; events that had nothing to remove are left out
+    env_steps    when, in steps of the training loop; and ``updates``, the gradient steps until then
+    criterion, allocation, budget      how it was decided
+    goal         share of the budget that was to have been removed after it
+    decision     "kept" or "undone"; ``reason`` says why it was undone; ``blamed`` names the component that rests for it
+    rested       components that were left alone in this event
+    axes         for each axis that it takes something of: component, layer, width ``before`` and ``after`` (the cut,
+                 also where it was undone), ``kept`` and ``removed`` unit numbers by head, and of the ``scores`` the
+                 min, median, max, largest_removed and least_kept
+    widths       of all axes, as training goes on
+    losses       {"before": {...}, "after": {...}}: each loss, and the value of the plan, on the same windows
+    worsening    what the guard compares with its tolerance, by name
+    cost         {"macs": {"dense", "before", "after"}, "parameters": {...}}
+    seconds      how long it took
+
+``importance.jsonl`` has snapshots of the importance, in regular distances and right before each event:
+
+    env_steps, updates, criterion; ``event``, the number of the last event
+    axes         for each axis, by head: ``units``, their numbers, and ``scores``, beside each other
+
+An axis is named COMPONENT.LAYER, or ``latent`` for what components share. Units keep the numbers that they had when
+pruning began. Both files only grow; a resumed run first drops the lines that were written after its checkpoint.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from compression.groups import Axis
+
+EVENTS = "events.jsonl"
+IMPORTANCE = "importance.jsonl"
+
+
+class Journal:
+    """A file of JSON lines that a resumed run can go on with exactly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = 0
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one object as a line."""
+        with self.path.open("a" if self.lines else "w") as file:
+            file.write(json.dumps(record) + "\n")
+        self.lines += 1
+
+    def resume(self, lines: int) -> None:
+        """Keep the first lines and drop the rest, a line cut short by a kill included."""
+        kept = self.path.read_text().splitlines(keepends=True)[:lines] if self.path.exists() else []
+        self.path.write_text("".join(kept))
+        self.lines = len(kept)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file; none where there is no file."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def axis_record(
+    axis: Axis, numbers: Int[Tensor, "E W"], stay: Int[Tensor, "E K"], scores: Float[Tensor, "E W"]
+) -> dict[str, Any]:
+    """What an event takes of an axis.
+
+    Args:
+        axis: as it was before.
+        numbers: of its units, as they were when pruning began.
+        stay: the units that stay.
+        scores: of all units before the event.
+    """
+    stays = torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, stay, True)
+    return {
+        "component": axis.component,
+        "layer": axis.layer,
+        "before": axis.size,
+        "after": stay.shape[1],
+        "kept": [row[mask].tolist() for row, mask in zip(numbers, stays, strict=True)],
+        "removed": [row[~mask].tolist() for row, mask in zip(numbers, stays, strict=True)],
+        "scores": {
+            "min": scores.min().item(),
+            "median": scores.median().item(),
+            "max": scores.max().item(),
+            "largest_removed": scores[~stays].max().item(),
+            "least_kept": scores[stays].min().item(),
+        },
+    }
+
+
+def snapshot_axis(numbers: Int[Tensor, "E W"], scores: Float[Tensor, "E W"]) -> dict[str, Any]:
+    """The importance of an axis' units, to four digits."""
+    return {
+        "units": numbers.tolist(),
+        "scores": [[float(f"{score:.4g}") for score in head] for head in scores.tolist()],
+    }
+
+
+def flat_events(path: Path) -> list[dict[str, Any]]:
+    """The events as rows of a table: one number or text in each place."""
+    return [_flat(event) for event in read(path)]
+
+
+def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in event.items() if isinstance(value, int | float | str)}
+    cut = ", ".join(f"{name} {axis['before']}->{axis['after']}" for name, axis in event["axes"].items())
+    left = {f"{budget}_left": cost["after"] / cost["dense"] for budget, cost in event["cost"].items()}
+    losses = {f"{name} {when}": value for when, parts in event["losses"].items() for name, value in parts.items()}
+    return {**plain, "cut": cut, **left, **losses}

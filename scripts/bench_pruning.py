@@ -1,0 +1,74 @@
+"""What pruning costs an agent: watching the gradients of an update, and an event."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compression.allocation import allocate
+from compression.config import PruneConfig, resolved
+from compression.pruner import OnlinePruner
+from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups, with_widths
+from tdmpc.agent import Agent
+from tdmpc.config import ReplayConfig, TrainConfig
+from tdmpc.replay import Replay
+from tdmpc.spec import EnvSpec
+
+TRANSITIONS = 2_000
+"""In the replay that events are judged on."""
+
+
+def pruned(config: TrainConfig, spec: EnvSpec, target: float) -> TrainConfig:
+    """The settings of an agent that has lost this share of a plan's multiply-adds, all units scored alike."""
+    groups = agent_groups(config.model, spec, config.planner)
+    keep = allocate(
+        {axis.name: torch.ones(axis.heads, axis.size) for axis in groups.axes},
+        groups,
+        method="global",
+        budget="macs",
+        goal=(1 - target) * groups.cost("macs"),
+        limits=PruneConfig().limits(groups),
+    )
+    return dataclasses.replace(config, model=with_widths(config.model, groups.kept(keep).widths))
+
+
+class PruningBench:
+    """An agent whose gradients can be watched, and that can go through an event without being changed."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.replay = synthetic_replay(agent)
+        self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), begin=0, length=1000)
+        self.folder = tempfile.TemporaryDirectory()
+        self.unwatched = agent.watch
+        self.hooks = AgentPruner(self.settings, agent.config.model, Path(self.folder.name))
+        self.hooks.follow(agent)
+        self.watched = agent.watch
+        self.watch(False)
+
+    def watch(self, watched: bool) -> None:
+        """Have the next updates watched, or not."""
+        self.agent.watch = self.watched if watched else self.unwatched
+
+    def event(self) -> None:
+        """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
+        subject = AgentSubject(self.agent, self.replay, step=0)
+        pruner = OnlinePruner(self.settings, subject.groups, Path(self.folder.name))
+        pruner.statistics = self.hooks.pruner.statistics
+        pruner.advance(subject, step=200)
+
+
+def synthetic_replay(agent: Agent) -> Replay:
+    """Transitions of no environment."""
+    spec, horizon = agent.spec, agent.config.loss.horizon
+    dims = {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim}
+    replay = Replay(ReplayConfig(capacity=TRANSITIONS), **dims, horizon=horizon)
+    rng = np.random.default_rng(0)
+    for _ in range(TRANSITIONS):
+        now, then = rng.normal(size=(2, 1, spec.observation_dim)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, spec.action_dim)).astype(np.float32)
+        never = np.zeros(1, dtype=bool)
+        replay.add(now, action, rng.random(1).astype(np.float32), never, never, then)
+    return replay

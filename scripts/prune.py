@@ -1,0 +1,65 @@
+"""``tdmpc prune``: make the agent of a finished run smaller, in a new run folder, and train on."""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from compression.config import PruneConfig, PruneError
+from scripts.evaluate import show
+from scripts.train import TrackArgs, TrainArgs, resume, with_pruning
+from tdmpc import checkpoint, runs
+from tdmpc.config import ModelConfig, from_json
+
+
+@dataclass(frozen=True)
+class PruneArgs:
+    """Prune a finished run while it trains on; the run itself stays as it is. Steps count from the run's start."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    prune: Annotated[PruneConfig, tyro.conf.arg(name="")]
+    finetune_steps: int = 5_000
+    """Environment steps of further training, in which the pruning events lie."""
+    run_dir: Path | None = None
+    """New folder; RUN-pruned when not given."""
+    threads: int | None = None
+    """Threads of the tensor library; the run's own when not given."""
+    video: bool = False
+    """Film the first episode of the final evaluation."""
+    track: Annotated[TrackArgs, tyro.conf.arg(name="")] = field(default_factory=TrackArgs)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, copy the run, go on with the copy."""
+    args = tyro.cli(PruneArgs, args=arguments, default=PruneArgs(Path(), PruneConfig(target=0.75)), prog="tdmpc prune")
+    if args.finetune_steps < 1:
+        raise PruneError(f"--finetune-steps must be positive, got {args.finetune_steps}")
+    if not args.prune.target:
+        raise PruneError("--target must be above 0: nothing would be pruned")
+    saved = checkpoint.load(args.run)
+    config, done = runs.config(args.run), saved.meta["env_steps"]
+    threads = config.threads if args.threads is None else args.threads
+    config = dataclasses.replace(config, env_steps=done + args.finetune_steps, threads=threads)
+    current = from_json(ModelConfig, saved.meta["config"]["model"])
+    train = TrainArgs(config, prune=args.prune, video=args.video, track=args.track)
+    try:
+        train = with_pruning(train, runs.spec(args.run), current, begin=done)
+    except PruneError as error:
+        raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
+    folder = runs.create(args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned"))
+    _copy(args.run, folder, saved)
+    show(resume(train, folder), title=str(folder))
+    return 0
+
+
+def _copy(run: Path, folder: Path, saved: checkpoint.Checkpoint) -> None:
+    """What a resumed run starts from: settings, record, and a checkpoint that knows nothing of an earlier pruning."""
+    for name in (runs.CONFIG, runs.METRICS):
+        shutil.copy(run / name, folder / name)
+    tensors = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("pruner/")}
+    checkpoint.save(folder, tensors, {**saved.meta, "pruner": {}})

@@ -1,0 +1,132 @@
+"""Laws of allocation: the cost is reached within a step, limits hold, and which axis gives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compression.allocation import METHODS, Limits, allocate, best, sap_share
+from compression.groups import Axis, Groups, Slice
+from compression.sparsity import pq_index
+from compression.tdmpc_groups import agent_groups
+from tests.tdmpc.conftest import MODEL, PLANNER
+
+
+def scores_of(groups: Groups) -> dict[str, Tensor]:
+    return {axis.name: torch.rand(axis.heads, axis.size) + 0.01 for axis in groups.axes}
+
+
+def free(groups: Groups, *, least: int = 1, round_to: int = 1) -> Limits:
+    return Limits(groups.widths, dict.fromkeys(groups.widths, least), round_to)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.sampled_from(["macs", "parameters"]),
+    st.floats(0.1, 0.95),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 1000),
+)
+def test_a_goal_is_reached_within_one_step(
+    make_spec: Callable, method: str, budget: str, goal: float, least: int, round_to: int, seed: int
+) -> None:
+    """The cost comes down to the goal, and would be above it with one step less of some axis; widths keep limits."""
+    torch.manual_seed(seed)
+    groups = agent_groups(MODEL, make_spec(), PLANNER)
+    limits, wanted = free(groups, least=least, round_to=round_to), goal * groups.cost(budget)
+    keep = allocate(scores_of(groups), groups, method=method, budget=budget, goal=wanted, limits=limits)
+    smaller = groups.kept(keep)
+    for name in keep:
+        assert smaller.widths[name] >= least and smaller.widths[name] % round_to == 0
+    blocked = all(limits.next_below(name, width) == width for name, width in smaller.widths.items())
+    if smaller.cost(budget) > wanted:
+        assert blocked
+        return
+    wider = [
+        smaller.resized({name: min(smaller.widths[name] + round_to, groups.widths[name])}).cost(budget) for name in keep
+    ]
+    assert max(wider, default=wanted + 1) > wanted
+
+
+def test_the_best_units_stay() -> None:
+    """Each head keeps its own highest scores, in ascending order; of equal ones the first."""
+    assert best(torch.tensor([[3.0, 1, 2, 3], [0, 0, 0, 0]]), 2).tolist() == [[0, 3], [0, 1]]
+
+
+def two_axes(calls: tuple[int, int], width: int = 8) -> Groups:
+    """Two layers of their own, whose units cost one multiply-add for each call."""
+    axes = tuple(Axis(name, 0, width, (Slice(name, 0),)) for name in "ab")
+    return Groups(axes, {"a": (width, 1), "b": (width, 1)}, dict(zip("ab", calls, strict=True)))
+
+
+def widths_at(groups: Groups, scores: dict[str, Tensor], goal: float, method: str = "global") -> dict[str, int]:
+    keep = allocate(scores, groups, method=method, budget="macs", goal=goal, limits=free(groups))
+    return groups.kept(keep).widths
+
+
+def test_equal_scores_share_the_cost() -> None:
+    """Of equally scored layers the dearer one gives first, until a unit costs both the same part of what is left."""
+    groups = two_axes((4, 1), width=16)
+    even = {name: torch.ones(1, 16) for name in groups.widths}
+    assert widths_at(groups, even, goal=32) == {"a.0": 4, "b.0": 16}
+    assert widths_at(groups, even, goal=16) == {"a.0": 2, "b.0": 8}
+
+
+def test_a_layer_whose_importance_is_spread_gives_less() -> None:
+    """At equal cost the layer with some next to useless units loses them before the other loses any."""
+    groups = two_axes((1, 1))
+    scores = {"a.0": torch.tensor([[1.0, 1, 1, 1, 1e-3, 1e-3, 1e-3, 1e-3]]), "b.0": torch.ones(1, 8)}
+    assert widths_at(groups, scores, goal=12) == {"a.0": 4, "b.0": 8}
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_scale_of_a_layer_s_scores_does_not_matter(scale: float) -> None:
+    """Multiplying all scores of a layer changes nothing: they are compared inside it only."""
+    groups = two_axes((2, 1))
+    scores = {name: torch.rand(1, 8) for name in groups.widths}
+    scaled = {**scores, "a.0": scale * scores["a.0"]}
+    assert widths_at(groups, scores, goal=10) == widths_at(groups, scaled, goal=10)
+
+
+def test_uniform_keeps_the_same_share_of_every_layer() -> None:
+    """All layers keep the same share of their initial width, whatever they cost and score."""
+    groups = two_axes((5, 1))
+    scores = {name: torch.rand(1, 8) for name in groups.widths}
+    assert widths_at(groups, scores, goal=24, method="uniform") == {"a.0": 4, "b.0": 4}
+
+
+def test_adaptive_takes_more_where_scores_are_sparse() -> None:
+    """SAP takes from the layer whose scores are concentrated on few units more than from one with equal scores."""
+    groups = two_axes((1, 1))
+    scores = {"a.0": torch.tensor([[8.0, 4, 2, 1, 0.5, 0.2, 0.1, 0.05]]), "b.0": torch.linspace(0.9, 1, 8)[None]}
+    widths = widths_at(groups, scores, goal=10, method="adaptive")
+    assert widths["a.0"] == 2 and widths["b.0"] == 8
+
+
+def test_sap_takes_what_the_bound_allows() -> None:
+    """The share of a layer that SAP takes is 1 - (1 - I)^(qp / (q - p)), at most 0.9."""
+    scores = torch.tensor([[8.0, 4, 2, 1]])
+    index = pq_index(scores, 0.5, 1.0)
+    assert sap_share(scores) == pytest.approx(1 - (1 - index.item()) ** 1.0)
+    assert sap_share(torch.tensor([[1.0] + [0.0] * 99])) == 0.9
+    assert sap_share(torch.ones(2, 5)) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_kept_or_rests_gives_nothing() -> None:
+    """An axis whose floor is its width stays whole, and the others make up for it as far as they can."""
+    groups = two_axes((1, 1))
+    limits = Limits(groups.widths, {"a.0": 8, "b.0": 2})
+    keep = allocate(scores_of(groups), groups, method="global", budget="macs", goal=1, limits=limits)
+    assert groups.kept(keep).widths == {"a.0": 8, "b.0": 2}
+
+
+def test_layers_without_any_importance_can_go() -> None:
+    """Scores that are all zero are no fault: such a layer gives first, down to its floor."""
+    groups = two_axes((1, 1))
+    scores = {"a.0": torch.zeros(1, 8), "b.0": torch.ones(1, 8)}
+    assert widths_at(groups, scores, goal=9) == {"a.0": 1, "b.0": 8}

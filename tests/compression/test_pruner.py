@@ -1,0 +1,222 @@
+"""Laws of the online pruner on any subject: when it acts, what its guard undoes, what it records."""
+
+import dataclasses
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compression.config import PruneConfig
+from compression.groups import Axis, Groups, Keep, Slice
+from compression.pruner import Judgement, OnlinePruner
+from compression.records import EVENTS, IMPORTANCE, read
+from compression.shrink import shrink
+
+
+class Toy:
+    """Two components of one layer each. A cut of component ``bad`` is judged as harmful as it is said to be."""
+
+    def __init__(self, tensors: dict[str, Tensor] | None = None, groups: Groups | None = None, harm: float = 0.0):
+        self.harm = harm
+        axes = tuple(Axis(name, 0, 20, (Slice(f"{name}.in", 0), Slice(f"{name}.out", 1))) for name in ("good", "bad"))
+        shapes = {
+            f"{name}.{side}": (20, 3) if side == "in" else (2, 20) for name in ("good", "bad") for side in ("in", "out")
+        }
+        self.groups = groups or Groups(axes, shapes, dict.fromkeys(shapes, 4))
+        self.tensors = tensors or {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self.tensors
+
+    def shrunk(self, keep: Keep) -> Self:
+        tensors = {name: nn.Parameter(t) for name, t in shrink(self.tensors, self.groups, keep).items()}
+        return type(self)(tensors, self.groups.kept(keep), self.harm)
+
+    def judge(self, before: Self, draw: int) -> Judgement:
+        harmed = self.groups["bad.0"].size < before.groups["bad.0"].size
+        return Judgement({"loss": 1.0}, {"loss": 2.0}, {"loss": self.harm * harmed, "plan": 0.0})
+
+
+def settings(**changes: Any) -> PruneConfig:
+    defaults = {"target": 0.75, "start": 0, "end": 100, "events": 5, "min_width": 2, "snapshot_every": 1000}
+    return PruneConfig(**{**defaults, **changes})
+
+
+def learn(pruner: OnlinePruner, toy: Toy, updates: int = 1) -> None:
+    """Gradients that come in two parts, as those of two losses do."""
+    for _ in range(updates):
+        for component in ("good", "bad"):
+            part = {name: p for name, p in toy.parameters().items() if name.startswith(component)}
+            for p in part.values():
+                p.grad = torch.randn_like(p)
+            pruner.observe(part)
+
+
+def train(folder: Path, config: PruneConfig, *, until: int = 200, harm: float = 0.0) -> tuple[OnlinePruner, Toy]:
+    folder.mkdir(exist_ok=True)
+    toy = Toy(harm=harm)
+    pruner = OnlinePruner(config, toy.groups, folder)
+    for step in range(until + 1):
+        learn(pruner, toy)
+        toy = pruner.advance(toy, step=step)
+    return pruner, toy
+
+
+@pytest.mark.parametrize("budget", ["macs", "parameters"])
+@pytest.mark.parametrize("criterion", ["bayesian", "average", "l2", "random"])
+def test_a_run_ends_at_its_target(tmp_path: Path, budget: str, criterion: str) -> None:
+    """After the last event the target share is gone, and not a step more; widths, statistics and gradients agree."""
+    pruner, toy = train(tmp_path, settings(budget=budget, criterion=criterion))
+    left = toy.groups.cost(budget) / pruner.dense.cost(budget)
+    assert 0.25 - 1 / 40 <= left <= 0.25
+    assert toy.groups == pruner.groups
+    assert len(pruner.statistics.rate) == toy.groups.total < pruner.dense.total
+    assert [event["decision"] for event in read(tmp_path / EVENTS)] == ["kept"] * 5
+
+
+def test_events_come_when_they_are_due(tmp_path: Path) -> None:
+    """Events come at equal distances up to the end, their goals are the schedule's, and none comes after the target."""
+    pruner, _ = train(tmp_path, settings())
+    events = read(tmp_path / EVENTS)
+    assert [event["env_steps"] for event in events] == [20, 40, 60, 80, 100]
+    assert [event["goal"] for event in events] == pytest.approx([pruner.schedule.removed(n) for n in range(1, 6)])
+
+
+def test_nothing_is_cut_before_anything_is_known(tmp_path: Path) -> None:
+    """Without a single observed gradient, a gradient criterion cuts nothing, and one by weights does."""
+    for criterion, is_cut in {"fisher": False, "l1": True}.items():
+        toy = Toy()
+        pruner = OnlinePruner(settings(criterion=criterion), toy.groups, tmp_path)
+        assert (pruner.advance(toy, step=100).groups.total < 40) == is_cut
+
+
+def test_an_update_may_come_in_parts(tmp_path: Path) -> None:
+    """An update is counted, and its gradients taken in, once all its parts have come; every n-th is looked at."""
+    toy = Toy()
+    pruner = OnlinePruner(settings(observe_every=3, smoothing=0.5), toy.groups, tmp_path)
+    weights = []
+    for _ in range(4):
+        learn(pruner, toy)
+        weights.append(pruner.statistics.weight)
+    assert pruner.updates == 4 and weights == [0.5, 0.5, 0.5, 0.75]
+
+
+def test_the_guard_undoes_what_harms_and_rests_who_is_to_blame(tmp_path: Path) -> None:
+    """A harmful event changes nothing, its component rests in the next, and the others go on towards the target."""
+    _, toy = train(tmp_path, settings(), until=60, harm=0.9)
+    events = read(tmp_path / EVENTS)
+    assert [event["decision"] for event in events] == ["undone", "kept", "undone"]
+    assert [event["blamed"] for event in events] == ["bad", "", "bad"]
+    assert [event["rested"] for event in events] == [[], ["bad"], []]
+    assert events[0]["reason"] == "loss worse by 0.90, more than 0.3"
+    assert events[0]["cost"]["macs"]["after"] == events[0]["cost"]["macs"]["before"]
+    assert events[0]["widths"] == {"good.0": 20, "bad.0": 20}
+    assert toy.groups.widths["bad.0"] == 20 and toy.groups.widths["good.0"] < 20
+
+
+def test_undone_events_are_made_up_for(tmp_path: Path) -> None:
+    """What an undone event left is removed later, also behind the last scheduled event, in no larger parts."""
+    pruner, toy = train(tmp_path, settings(), until=100, harm=0.9)
+    assert toy.groups.cost("macs") > 0.25 * pruner.dense.cost("macs")
+    toy.harm = 0.0
+    for step in range(101, 300):
+        learn(pruner, toy)
+        toy = pruner.advance(toy, step=step)
+    assert toy.groups.cost("macs") <= 0.25 * pruner.dense.cost("macs")
+    costs = [event["cost"]["macs"] for event in read(tmp_path / EVENTS)]
+    scheduled = [1 - pruner.schedule.removed(number) for number in range(6)]
+    largest = min(after / before for before, after in pairwise(scheduled))
+    assert min(cost["after"] / cost["before"] for cost in costs) > largest - 0.1
+
+
+def test_the_guard_can_be_switched_off(tmp_path: Path) -> None:
+    """Without the guard no event is undone, and what it would have seen is recorded all the same."""
+    train(tmp_path, settings(guard=False), harm=0.9)
+    events = read(tmp_path / EVENTS)
+    assert {event["decision"] for event in events} == {"kept"}
+    assert max(event["worsening"]["loss"] for event in events) == 0.9
+
+
+def test_a_loss_that_is_no_number_is_undone(tmp_path: Path) -> None:
+    """A cut after which a loss is not a number does not stand."""
+    train(tmp_path, settings(), until=20, harm=float("nan"))
+    assert read(tmp_path / EVENTS)[0]["decision"] == "undone"
+
+
+def test_an_event_is_recorded_whole(tmp_path: Path) -> None:
+    """Each record has the units that stay and go by their first numbers, the scores, losses, widths and costs."""
+    pruner, toy = train(tmp_path, settings())
+    events = read(tmp_path / EVENTS)
+    alive = {name: set(range(20)) for name in ("good.0", "bad.0")}
+    for event in events:
+        for name, axis in event["axes"].items():
+            (stay,), (gone,) = axis["kept"], axis["removed"]
+            assert set(stay) | set(gone) == alive[name] and not set(stay) & set(gone)
+            assert (len(alive[name]), len(stay)) == (axis["before"], axis["after"])
+            assert axis["scores"]["min"] <= axis["scores"]["largest_removed"] <= axis["scores"]["least_kept"]
+            assert (axis["component"], axis["layer"]) == (name[:-2], 0)
+            alive[name] = set(stay)
+        assert event["widths"] == {name: len(units) for name, units in alive.items()}
+        assert event["losses"] == {"before": {"loss": 1.0}, "after": {"loss": 2.0}}
+        assert event["cost"]["macs"]["dense"] == pruner.dense.cost("macs")
+    assert events[-1]["cost"]["parameters"]["after"] == toy.groups.cost("parameters")
+    assert {name: set(units[0].tolist()) for name, units in pruner.units.items()} == alive
+
+
+def test_importance_is_recorded_over_the_run(tmp_path: Path) -> None:
+    """Snapshots come at their distance and before each event, with a score for every unit that is there."""
+    train(tmp_path, settings(snapshot_every=30), until=100)
+    snapshots = read(tmp_path / IMPORTANCE)
+    assert [shot["env_steps"] for shot in snapshots] == [20, 30, 40, 60, 80, 90, 100]
+    widths = {"good.0": 20, "bad.0": 20}
+    after = {event["env_steps"]: event["widths"] for event in read(tmp_path / EVENTS)}
+    for shot in snapshots:
+        for name, axis in shot["axes"].items():
+            assert len(axis["units"][0]) == len(axis["scores"][0]) == widths[name]
+        widths = after.get(shot["env_steps"], widths)
+
+
+def test_a_pruner_goes_on_from_its_state(tmp_path: Path) -> None:
+    """Restored between two events, with records beyond it on the disk, a run ends with the same records and units."""
+    _, expected = train(tmp_path / "whole", settings(snapshot_every=7))
+    torch.manual_seed(0)
+    toy = Toy()
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    pruner = OnlinePruner(settings(snapshot_every=7), toy.groups, folder)
+    torch.manual_seed(0)
+    toy = Toy()
+    for step in range(201):
+        learn(pruner, toy)
+        toy = pruner.advance(toy, step=step)
+        if step in (33, 60, 61):
+            tensors, meta = pruner.state()
+            meta = json.loads(json.dumps(meta))
+            with (folder / EVENTS).open("a") as file:
+                file.write('{"event": 99}\n{"half a li')
+            pruner = OnlinePruner(settings(snapshot_every=7), toy.groups, folder, dense=pruner.dense)
+            pruner.load_state(tensors, meta, toy.groups)
+    assert toy.groups == expected.groups
+    for name in (EVENTS, IMPORTANCE):
+        whole, parts = ([without_clock(line) for line in read(tmp_path / run / name)] for run in ("whole", "parts"))
+        assert whole == parts
+
+
+def without_clock(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def test_a_random_pruner_repeats_itself(tmp_path: Path) -> None:
+    """The random criterion depends on the seed and the event alone."""
+    config = settings(criterion="random")
+    toy = Toy()
+    same = [OnlinePruner(config, toy.groups, tmp_path, seed=seed).scores(toy, draw=3) for seed in (1, 1, 2)]
+    assert torch.equal(same[0]["good.0"], same[1]["good.0"]) and not torch.equal(same[0]["good.0"], same[2]["good.0"])
+    other = dataclasses.replace(config, target=0.5)
+    assert torch.equal(
+        OnlinePruner(other, toy.groups, tmp_path, seed=1).scores(toy, draw=3)["good.0"], same[0]["good.0"]
+    )

@@ -1,0 +1,192 @@
+"""Laws of pruning an agent while it trains: exact continuation, what the guard leaves, what a run records."""
+
+import dataclasses
+import itertools
+import multiprocessing
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compression.config import PruneConfig
+from compression.records import EVENTS, IMPORTANCE, Journal, read
+from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups
+from tdmpc import checkpoint, runs
+from tdmpc.agent import Agent
+from tdmpc.config import TrainConfig, from_json, to_json
+from tdmpc.evaluation import evaluate
+from tdmpc.metrics import Sink, read_rows
+from tdmpc.replay import Replay
+from tdmpc.spec import EnvSpec
+from tdmpc.trainer import Interrupted, Trainer, load_agent
+from tests.compression.conftest import MakeAgent, groups_of, random_keep
+from tests.tdmpc.conftest import SMALL, open_run, tiny
+from tests.tdmpc.test_trainer import Impatient, Outcome, deadly, differing, outcome
+
+PRUNE = PruneConfig(target=0.7, start=24, end=48, events=4, min_width=2, snapshot_every=7, tolerance=0.4)
+RUNS = {
+    "one lane": tiny("Pendulum-v1"),
+    "two lanes": tiny("Pendulum-v1", num_envs=2),
+    "terminations": tiny("InvertedPendulum-v5", num_envs=2),
+    "bfloat16": tiny("Pendulum-v1", precision="bfloat16"),
+}
+
+
+class Pruned(Impatient):
+    """A trainer that prunes as ``PRUNE`` says."""
+
+    settings = PRUNE
+
+    def __init__(self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink) -> None:
+        super().__init__(config, spec, folder, sink, AgentPruner(self.settings, config.model, folder))
+
+
+class Undoing(Pruned):
+    """Its guard lets nothing pass."""
+
+    settings = dataclasses.replace(PRUNE, tolerance=-1e9)
+
+
+class Unguarded(Pruned):
+    """Without a guard; its steps are twenty times as long."""
+
+    settings = dataclasses.replace(PRUNE, guard=False, start=20 * 24, end=20 * 48, snapshot_every=100)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = [*read(folder / EVENTS), *read(folder / IMPORTANCE)]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def whole_run(config: TrainConfig, folder: Path, kind: type[Trainer] = Pruned) -> Outcome:
+    folder.mkdir()
+    trainer = open_run(config, folder, kind)
+    trainer.run()
+    return outcome(trainer)
+
+
+def macs_left(trainer: Trainer) -> float:
+    dense, now = (agent_groups(m, trainer.spec, trainer.config.planner) for m in (SMALL, trainer.agent.config.model))
+    return now.cost("macs") / dense.cost("macs")
+
+
+@pytest.mark.parametrize("config", RUNS.values(), ids=RUNS.keys())
+@pytest.mark.parametrize("kind", [Pruned, Undoing])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: TrainConfig, kind: type[Pruned]) -> None:
+    """Stopped at random moments, between and at pruning events, a run ends with the same bits and records."""
+    expected = whole_run(config, tmp_path / "whole", kind)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    moments, stops = random.Random(config.env), 0
+    for patience in itertools.chain((moments.randint(8, 14) for _ in range(7)), itertools.repeat(-1)):
+        trainer = open_run(config, folder, kind)
+        trainer.patience = patience
+        try:
+            trainer.run()
+        except Interrupted:
+            stops += 1
+        else:
+            break
+    assert stops >= 5
+    assert differing(expected, outcome(trainer)) == []
+    assert records(folder) == records(tmp_path / "whole")
+    assert {event["decision"] for event in read(folder / EVENTS)} >= {"undone" if kind is Undoing else "kept"}
+
+
+SEAMS = [(Journal, "append"), (Agent, "load_state"), (Replay, "sample"), (checkpoint, "save_file")]
+
+
+def train_until_killed(config: dict[str, Any], folder: Path, patience: int) -> None:
+    """Go on with a pruned run in this process; die before the seam for which there is no more patience."""
+    left = [patience]
+    for owner, name in SEAMS:
+        setattr(owner, name, deadly(getattr(owner, name), left))
+    open_run(from_json(TrainConfig, config), folder, Pruned).run()
+
+
+def test_killed_at_any_step_of_an_event_a_run_resumes(tmp_path: Path) -> None:
+    """Killed by SIGKILL inside and between events, again and again, and gone on with, nothing differs."""
+    config = tiny("Pendulum-v1", checkpoint_every=7)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__, "torch._dynamo"])
+    for patience in (29, 20, 21, 22, 23, 24):
+        process = server.Process(target=train_until_killed, args=(to_json(config), folder, patience))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    trainer = open_run(config, folder, Pruned)
+    trainer.run()
+    assert differing(whole_run(config, tmp_path / "whole"), outcome(trainer)) == []
+    assert records(folder) == records(tmp_path / "whole")
+
+
+def test_a_run_that_undoes_everything_is_a_dense_run(tmp_path: Path) -> None:
+    """Observing, judging and undoing leave no trace in the training, bit for bit."""
+    config = RUNS["two lanes"]
+    dense, undone = (whole_run(config, tmp_path / kind.__name__, kind) for kind in (Trainer, Undoing))
+    assert len(read(tmp_path / "Undoing" / EVENTS)) >= 3
+    assert all(torch.equal(tensor, undone.tensors[name]) for name, tensor in dense.tensors.items())
+
+
+def test_a_pruned_checkpoint_is_an_ordinary_one(tmp_path: Path) -> None:
+    """A pruned run ends with a smaller agent at its target, which loads and plays; its rows tell widths and shares."""
+    config = tiny("Pendulum-v1", action_repeat=20, env_steps=60 * 20)  # an episode has 10 decisions
+    trainer = open_run(config, tmp_path, Unguarded)
+    trainer.run()
+    assert 0.2 < macs_left(trainer) <= 0.3
+    agent, _ = load_agent(tmp_path)
+    assert agent.config.model == trainer.agent.config.model != config.model
+    assert agent.model.components["dynamics"][0].weight.shape[0] == agent.config.model.dynamics[0] < SMALL.dynamics[0]
+    assert len(evaluate(agent, step=60, episodes=1, seed=0).returns) == 1
+    first, *_, last = read_rows(tmp_path / runs.METRICS)
+    assert first["prune/macs_left"] == first["prune/parameters_left"] == 1 and first["prune/events"] == 0
+    assert last["prune/macs_left"] == macs_left(trainer) and last["prune/events"] == 4
+    assert last["width/latent"] == agent.config.model.latent < first["width/latent"] == SMALL.latent
+
+
+def test_a_judge_draws_the_same_windows_again(make_agent: MakeAgent, tmp_path: Path) -> None:
+    """The same draw judges on the same data, another on others; an agent is no worse than itself."""
+    trainer = open_run(tiny("Pendulum-v1"), tmp_path)
+    trainer.run()
+    before = trainer.replay.state()["rng"].copy()
+    subject = AgentSubject(trainer.agent, trainer.replay, step=60)
+    first, again, other = (subject.judge(subject, draw) for draw in (1, 1, 2))
+    assert first == again and first.before != other.before
+    assert set(first.worsening.values()) == {0.0}
+    assert (trainer.replay.state()["rng"] == before).all()
+
+
+def test_a_useless_agent_is_judged_useless(tmp_path: Path) -> None:
+    """An agent whose reward head has been emptied explains nothing of the rewards."""
+    trainer = open_run(tiny("Pendulum-v1", env_steps=150), tmp_path)
+    trainer.run()
+    subject = AgentSubject(trainer.agent, trainer.replay, step=60)
+    groups = subject.groups
+    same = subject.shrunk({axis.name: torch.arange(axis.size).expand(axis.heads, -1) for axis in groups.axes})
+    with torch.no_grad():
+        for parameter in same.agent.model.components["reward"].parameters():
+            parameter.zero_()
+    judgement = same.judge(subject, 1)
+    assert judgement.after["reward"] > judgement.before["reward"] and judgement.worsening["reward"] > 0.1
+    assert judgement.after["value"] == judgement.before["value"] and judgement.worsening["value"] == 0
+
+
+def test_observing_sees_every_update(make_agent: MakeAgent, make_batch: Callable, tmp_path: Path) -> None:
+    """Each update of a followed agent, before and after a cut, is one observation of all of its groups."""
+    agent = make_agent(terminates=True)
+    pruner = AgentPruner(PRUNE, agent.config.model, tmp_path)
+    pruner.follow(agent)
+    agent.update(make_batch())
+    assert pruner.pruner.updates == 1 and (pruner.pruner.statistics.moments["absolute"] > 0).all()
+    keep = random_keep(groups_of(agent), {"dynamics.0": 4, "value.1": 3})
+    smaller = AgentSubject(agent, None, step=0).shrunk(keep).agent
+    pruner.pruner._adopt(keep, groups_of(smaller))
+    pruner.follow(smaller)
+    smaller.update(make_batch())
+    assert pruner.pruner.updates == 2 and len(pruner.pruner.statistics.rate) == groups_of(smaller).total
