@@ -83,7 +83,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
         manifest["files"] = _hashes(folder)
         runs.write_json(folder / bundle.MANIFEST, manifest)
-        return manifest
+        return json.loads((folder / bundle.MANIFEST).read_text())
 
 
 # Graphs ----------------------------------------------------------------------------------------------------------
