@@ -89,7 +89,7 @@ class Bundle:
         """
         known = self.manifest["files"]
         if name not in known:
-            remedy = "export with --noise input to plan within deadlines" if name == REFINE else "export it again"
+            remedy = "export with --noise input to plan within deadlines" if name in (START, REFINE) else "export it again"
             raise BundleError(f"{self.folder} holds no {name}: {remedy}")
         path = self.folder / name
         try:
