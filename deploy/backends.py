@@ -113,7 +113,7 @@ class OpenVinoGraph:
         self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results = self._request.infer(dict(inputs), share_inputs=True)
+        results = self._request.infer(dict(inputs))  # copied: a reading may be read-only
         return {name: results[number] for number, name in enumerate(self._outputs)}
 
 

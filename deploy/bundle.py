@@ -89,7 +89,7 @@ class Bundle:
         """
         known = self.manifest["files"]
         if name not in known:
-            remedy = "export with --noise input to plan within deadlines" if name == REFINE else "export it again"
+            remedy = "export with --noise input to plan within deadlines" if name in (START, REFINE) else "export it again"
             raise BundleError(f"{self.folder} holds no {name}: {remedy}")
         path = self.folder / name
         try:
@@ -132,19 +132,17 @@ def read(folder: Path | str) -> Bundle:
     try:
         manifest = json.loads(path.read_text())
         version = manifest["format_version"]
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"{path} has format {version}, this version of tdmpc reads up to {FORMAT_VERSION}: update tdmpc"
-            )
-        return _parse(folder, manifest)
+        if version <= FORMAT_VERSION:
+            return _parse(folder, manifest)
     except FileNotFoundError as error:
         raise BundleError(
             f"{folder} is no controller bundle, it has no {MANIFEST}: make one by tdmpc export"
         ) from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:  # no JSON is a ValueError too
         raise BundleError(
             f"{path} is damaged ({type(error).__name__}: {error}): copy the bundle again, or export it again"
         ) from error
+    raise BundleError(f"{path} has format {version}, this version of tdmpc reads up to {FORMAT_VERSION}: update tdmpc")
 
 
 def _parse(folder: Path, manifest: Mapping[str, Any]) -> Bundle:

@@ -79,10 +79,11 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         manifest = describe(subject, config, parity=compared, regret=loss, return_mean=_return(run))
         manifest["golden"] = _golden(folder, graphs, subject, cases)
         metadata = {"manifest": json.dumps(manifest)}
+        _clear(folder, {*graphs, bundle.GOLDEN})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
         manifest["files"] = _hashes(folder)
         runs.write_json(folder / bundle.MANIFEST, manifest)
-        return manifest
+        return json.loads((folder / bundle.MANIFEST).read_text())
 
 
 # Graphs ----------------------------------------------------------------------------------------------------------
@@ -295,6 +296,13 @@ def _staged(out: Path) -> Iterator[Path]:
 def _save(folder: Path, graphs: Mapping[str, onnx.ModelProto]) -> None:
     for name, graph in graphs.items():
         onnx.save(graph, folder / name)
+
+
+def _clear(folder: Path, kept: set[str]) -> None:
+    """Take away the graphs that were only compared."""
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
 
 
 def _hashes(folder: Path) -> dict[str, Any]:

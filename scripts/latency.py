@@ -17,7 +17,7 @@ from deploy.backends import BackendName, Runtime, pin
 from deploy.bundle import BundleError
 from deploy.latency import Row, Subject, controller_subject, machine_facts, periodic, remarks, row, single_stream
 
-TIMES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ def _torch_subject(run: Path, threads: int) -> Subject:
 def _show(rows: list[Row]) -> None:
     facts = rows[0]
     conditions = ("processor", "cores", "affinity", "load_before", "load_after")
-    table = Table("bundle", "runtime", "calls", *(name.replace("_", " ") for name in TIMES), "missed", "remark")
+    table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
     table.title = ", ".join(f"{name} {facts[name]}" for name in conditions)
     for each in rows:
-        runtime = f"{each['backend']} {each['precision']}, {each['threads']} thread(s)"
-        times = ("-" if each[name] is None else f"{each[name]:.2f}" for name in TIMES)
-        table.add_row(Path(each["bundle"]).name, runtime, str(each["calls"]), *times, _misses(each), each["remark"])
+        name = f"{Path(each['bundle']).name}\n{each['backend']} {each['precision']} x {each['threads']}"
+        times = ("-" if each[time] is None else f"{each[time]:.2f}" for time in TIMES)
+        table.add_row(name, *times, _misses(each), each["remark"])
     Console().print(table)
 
 
@@ -136,4 +136,4 @@ def _misses(measured: Row) -> str:
     if measured["mode"] == "single":
         return ""
     of = f"{measured['misses']} of {measured['periods']} at {measured['period_ms']:g} ms"
-    return f"{of}, rate at most {measured['miss_rate_upper95']:.2g}"
+    return f"{of}\nrate at most {measured['miss_rate_upper95']:.2g}"

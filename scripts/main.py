@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(stopped, file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in ("tyro", "rich"):
+            return _fail("the command line needs: pip install 'tdmpc[train]', or on a robot 'tdmpc[deploy,latency]'")
         if not _is_expected(error):
             raise
         return _fail(str(error))

@@ -5,7 +5,7 @@ training, in evaluation and in an exported graph, where randomness has to be an 
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -79,7 +79,8 @@ def imagined_return(
     steps = torch.arange(len(latents), device=actions.device)
     weights = (discount**steps)[:, None, None].expand(-1, *rewards.shape[1:])
     if model.can_terminate:
-        survival = torch.sigmoid(-model.terminates(latents[1:])).cumprod(0)
+        # Step by step: ONNX has no running product.
+        survival = torch.stack(list(accumulate(torch.sigmoid(-model.terminates(latents[1:])), torch.mul)))
         weights = weights * torch.cat([torch.ones_like(survival[:1]), survival])
     final = latents[-1]
     return (weights[:-1] * rewards).sum(0) + weights[-1] * model.value(final, model.pi(final))

@@ -124,7 +124,7 @@ class Arm(gym.Env):
 
     def sense(self) -> dict[str, Any]:
         force = np.outer([1.0, -1.0], [self.joint.sum(), 5.0])
-        return {"joint": self.joint, "tool": {"force": force, "heat": np.float64(self.time)}}
+        return {"joint": self.joint, "tool": {"force": force, "heat": np.array(float(self.time))}}
 
 
 @dataclass(frozen=True)

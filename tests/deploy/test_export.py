@@ -18,6 +18,7 @@ from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
 from deploy.export import export
+from deploy.parity import Parity
 from deploy.subject import ExportConfig
 from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
@@ -184,19 +185,12 @@ def test_graphs_of_another_agent_are_refused(
 def test_an_agent_that_knows_nothing_is_refused(
     export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where all actions are worth the same, which plan is best is rounding: that is said, and nothing is written."""
+    """Where rounding decides more than a tenth of the plans, that is said, and nothing is written."""
     exported = export_case("default")
-    load = deploy.export.load_subject
-
-    def ignorant(*args: Any) -> Any:
-        subject = load(*args)
-        with torch.no_grad():
-            for parameter in subject.agent.model.scaled_parameters():
-                parameter *= 1e-9
-        return subject
-
-    monkeypatch.setattr(deploy.export, "load_subject", ignorant)
-    with pytest.raises(BundleError, match="depend on how numbers are rounded"):
+    cached_graphs(exported, monkeypatch)
+    found = Parity(plans=100, mean=0.0, value=0.0, undecided=11)
+    monkeypatch.setattr(deploy.export, "parity", lambda *_: found)
+    with pytest.raises(BundleError, match="11 of 100 plans depend on how numbers are rounded"):
         export(exported.run, tmp_path / "bundle", ExportConfig())
     assert list(tmp_path.iterdir()) == []
 

@@ -91,15 +91,15 @@ def test_latencies_for_the_eye(exported: Path, capsys: pytest.CaptureFixture[str
     """Without ``--json`` the rows are a table, with a deadline the controllers keep it."""
     assert main(["latency", str(exported), "--deadline-ms=1000", "--period-ms=50", *QUICK]) == 0
     out = capsys.readouterr().out
-    assert exported.name in out and "p50 ms" in out and "load_before" in out
+    assert exported.name in out and "p99.9" in out and "load_before" in out
 
 
 def test_bundles_that_cannot_be_used_are_one_line(
     fails: Callable[..., str], exported: Path, trained: Path, tmp_path: Path
 ) -> None:
     """What is no bundle, no run, in the way, or no number is told in one line by each command."""
-    assert "so it is no controller bundle" in fails("latency", str(tmp_path))
-    assert "so it is no controller bundle" in fails("validate", str(trained))
+    assert "is no controller bundle" in fails("latency", str(tmp_path))
+    assert "is no controller bundle" in fails("validate", str(trained))
     assert "never overwritten" in fails("export", str(trained), "--out", str(exported))
     assert "holds no checkpoint" in fails("export", str(tmp_path), "--out", str(tmp_path / "b"))
     assert "which bundle?" in fails("latency")

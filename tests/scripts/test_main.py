@@ -130,6 +130,14 @@ def test_a_missing_extra_is_one_line(fails: Callable[..., str], monkeypatch: pyt
     assert fails("train") == "figures need matplotlib: pip install 'tdmpc[train]'"
 
 
+def test_a_robot_is_told_what_its_command_line_needs(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the controller is installed, a command says what it needs besides."""
+    command_that_raises(monkeypatch, ModuleNotFoundError("No module named 'tyro'", name="tyro"))
+    assert "on a robot 'tdmpc[deploy,latency]'" in fails("latency")
+
+
 @pytest.mark.parametrize("error", [KeyError("agent"), OSError(errno.EIO, "I/O error"), ImportError("no module x")])
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """What no user can cause is not dressed up as a mistake of theirs."""
