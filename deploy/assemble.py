@@ -33,7 +33,7 @@ def unroll(start: ModelProto, refine: ModelProto, *, iterations: int, outputs: S
         added, weights = _scoped(refine.graph, scope, {**state, "noise": f"{scope}/noise"})
         nodes, constants = nodes + added, [*constants, index, *weights]
         state |= {taken: f"{scope}/{given}" for taken, given in NEXT.items()}
-    _rename(nodes, {f"{scope}/{name}": name for name in outputs})
+    _rename(nodes, {f"iteration_{iterations - 1}/{name}": name for name in outputs})
     graph = helper.make_graph(
         nodes,
         "planner",
@@ -54,7 +54,7 @@ def with_quick_elu(model: ModelProto) -> ModelProto:
     quick.CopyFrom(model)
     del quick.graph.node[:]
     quick.graph.initializer.extend(
-        numpy_helper.from_array(np.float32(value), name) for name, value in (("elu/zero", 0), ("elu/one", 1))
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("elu/zero", 0), ("elu/one", 1))
     )
     for node in model.graph.node:
         quick.graph.node.extend(_quick_elu(node) if node.op_type == "Elu" else [node])

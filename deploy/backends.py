@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -31,8 +31,11 @@ class Runtime:
 class Graph(Protocol):
     """A loaded graph."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    """Of the inputs, by name."""
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of the inputs, by name."""
+        ...
+
     precision: str
     """In which the backend computes what the graph has in single precision: ``fp32`` or ``bf16``."""
 
@@ -85,7 +88,8 @@ class OnnxRuntimeGraph:
         self.shapes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        results: Any = self._session.run(self._outputs, inputs)
+        return dict(zip(self._outputs, results, strict=True))
 
 
 class OpenVinoGraph:

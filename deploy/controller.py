@@ -203,8 +203,7 @@ class Controller:
         if action is not None:
             return action
         self.counters.late += 1
-        left = () if self._planned is None else self._planned.ahead(self._decision)
-        if not len(left):
+        if self._planned is None or not len(left := self._planned.ahead(self._decision)):
             raise ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far")
         return bundle.actuate(left[0], self.bundle.low, self.bundle.high)
 

@@ -20,7 +20,7 @@ class _Feeds(CalibrationDataReader):
     def __init__(self, feeds: Sequence[Arrays]) -> None:
         self._feeds: Iterator[Arrays] = iter(feeds)
 
-    def get_next(self) -> Arrays | None:
+    def get_next(self) -> Arrays | None:  # pyright: ignore[reportIncompatibleMethodOverride] - its documented end
         return next(self._feeds, None)
 
 
