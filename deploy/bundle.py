@@ -89,7 +89,8 @@ class Bundle:
         """
         known = self.manifest["files"]
         if name not in known:
-            remedy = "export with --noise input to plan within deadlines" if name in (START, REFINE) else "export it again"
+            wants_parts = name in (START, REFINE)
+            remedy = "export with --noise input to plan within deadlines" if wants_parts else "export it again"
             raise BundleError(f"{self.folder} holds no {name}: {remedy}")
         path = self.folder / name
         try:
