@@ -89,8 +89,8 @@ class Bundle:
         """
         known = self.manifest["files"]
         if name not in known:
-            anytime = name in (START, REFINE)
-            remedy = "export with --noise input to plan within deadlines" if anytime else "export it again"
+            wants_parts = name in (START, REFINE)
+            remedy = "export with --noise input to plan within deadlines" if wants_parts else "export it again"
             raise BundleError(f"{self.folder} holds no {name}: {remedy}")
         path = self.folder / name
         try:

@@ -47,14 +47,14 @@ def test_golden_plans_come_out(exported: Path, native: Callable[..., Any]) -> No
 
 
 def test_rows_are_those_of_the_python_controller(
-    exported: Path, native: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    exported: Path, native: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In both modes its rows have the fields of ``tdmpc latency``, but for what only Python's controller has."""
     _, rows, _ = native(exported, "--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10")
-    capsys.readouterr()
+    capfd.readouterr()
     quick = ["--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10"]
     assert main(["latency", str(exported), "--backend=openvino", "--json", *quick]) == 0
-    python = json.loads(capsys.readouterr().out)
+    python = json.loads(capfd.readouterr().out)
     own = {"spinning", "deadline_ms", "model", "remark"}
     assert [row.keys() - {"golden_deviation"} for row in rows] == [row.keys() - own for row in python]
     single, periodic = rows
