@@ -9,7 +9,7 @@ differ in what they call cheap:
 
 Scores of different axes live on different scales (loss coefficients, widths), so ``global`` divides what a unit is
 worth by what is left on its axis. The last units of an axis are then the dearest, and no layer disappears. Of two
-equally scored axes that one ends narrower whose units cost more.
+equally scored axes that one ends narrower whose units cost more. What components share counts once for each of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -99,13 +99,14 @@ Rank = Callable[[Widths, Widths, Widths], Widths]
 def _global(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
     # worth[axis][k] is what its k best units are worth, together and averaged over heads.
     tables = [scores[name].double().sort(dim=1, descending=True).values.mean(0).cumsum(0).numpy() for name in scores]
+    shared_by = np.array([axis.shared_by for axis in groups.axes])
     worth = [np.concatenate([[0.0], table]) for table in tables]
 
     def rank(widths: Widths, below: Widths, unit_cost: Widths) -> Widths:
         now = np.array([table[int(width)] for table, width in zip(worth, widths, strict=True)])
         then = np.array([table[int(width)] for table, width in zip(worth, below, strict=True)])
         freed = (widths - below) * unit_cost
-        lost = (now - then) / np.where(now > 0, now, 1.0)
+        lost = shared_by * (now - then) / np.where(now > 0, now, 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(freed > 0, lost / freed, np.inf)
 

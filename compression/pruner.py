@@ -102,6 +102,8 @@ class OnlinePruner:
         """Events that were due so far."""
         self.resting: dict[str, int] = {}
         """Components to be left alone, each with the last event for which it rests."""
+        self.boldness = 1.0
+        """Part of the schedule's largest cut that an event may make: halved by an undone event, doubled by a kept one."""
         self.updates = 0
         self.snapshot_at = 0
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
@@ -209,8 +211,9 @@ class OnlinePruner:
             "cost": {budget: self._costs(chosen.groups, budget) for budget in ("macs", "parameters")},
         }
         if reason:
-            self.resting[blamed] = self.events + self.config.rest
+            self.resting[blamed], self.boldness = self.events + self.config.rest, self.boldness / 2
         else:
+            self.boldness = min(2 * self.boldness, 1.0)
             self._adopt(keep, smaller.groups)
         record["seconds"] = round(time.perf_counter() - started, 4)
         self.journal.append(record)
@@ -220,7 +223,7 @@ class OnlinePruner:
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
         left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
-        return min(self.schedule.removed(self.events), self.schedule.most(left))
+        return min(self.schedule.removed(self.events), self.schedule.most(left, self.boldness))
 
     def _limits(self, rested: Iterable[str]) -> Limits:
         resting = {axis.name: axis.size for axis in self.groups.axes if axis.component in rested}
@@ -287,6 +290,7 @@ class OnlinePruner:
             "weight": self.statistics.weight,
             "events": self.events,
             "resting": self.resting,
+            "boldness": self.boldness,
             "updates": self.updates,
             "snapshot_at": self.snapshot_at,
             "event_lines": self.journal.lines,
@@ -303,7 +307,7 @@ class OnlinePruner:
             meta["weight"],
         )
         self.units = {axis.name: tensors[f"units/{axis.name}"].clone() for axis in groups.axes}
-        self.events, self.resting = meta["events"], dict(meta["resting"])
+        self.events, self.resting, self.boldness = meta["events"], dict(meta["resting"]), meta["boldness"]
         self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]
         self.journal.resume(meta["event_lines"])
         self.importance.resume(meta["importance_lines"])

@@ -58,9 +58,9 @@ def test_the_best_units_stay() -> None:
     assert best(torch.tensor([[3.0, 1, 2, 3], [0, 0, 0, 0]]), 2).tolist() == [[0, 3], [0, 1]]
 
 
-def two_axes(calls: tuple[int, int], width: int = 8) -> Groups:
-    """Two layers of their own, whose units cost one multiply-add for each call."""
-    axes = tuple(Axis(name, 0, width, (Slice(name, 0),)) for name in "ab")
+def two_axes(calls: tuple[int, int], width: int = 8, shared_by: int = 1) -> Groups:
+    """Two layers of their own, whose units cost one multiply-add for each call; the second may be shared."""
+    axes = tuple(Axis(name, 0, width, (Slice(name, 0),), shared_by=by) for name, by in {"a": 1, "b": shared_by}.items())
     return Groups(axes, {"a": (width, 1), "b": (width, 1)}, dict(zip("ab", calls, strict=True)))
 
 
@@ -75,6 +75,13 @@ def test_equal_scores_share_the_cost() -> None:
     even = {name: torch.ones(1, 16) for name in groups.widths}
     assert widths_at(groups, even, goal=32) == {"a.0": 4, "b.0": 16}
     assert widths_at(groups, even, goal=16) == {"a.0": 2, "b.0": 8}
+
+
+def test_what_is_shared_is_dearer() -> None:
+    """Coordinates that three components share lose a third of what a layer of one component loses."""
+    groups = two_axes((1, 1), width=24, shared_by=3)
+    even = {name: torch.ones(1, 24) for name in groups.widths}
+    assert widths_at(groups, even, goal=16) == {"a.0": 4, "b.0": 12}
 
 
 def test_a_layer_whose_importance_is_spread_gives_less() -> None:
