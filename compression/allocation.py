@@ -73,7 +73,8 @@ def allocate(
     cost = groups.polynomial(budget)
     rank = METHODS[method](scores, groups, limits)
     while cost(widths) > goal:
-        below = np.array([limits.next_below(name, int(width)) for name, width in zip(names, widths, strict=True)])
+        smaller = [limits.next_below(name, int(width)) for name, width in zip(names, widths, strict=True)]
+        below = np.array(smaller, dtype=float)
         order = np.where(below < widths, rank(widths, below, cost.of_a_unit(widths)), np.inf)
         if not np.isfinite(order).any():
             break

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
-from compression.pruner import Judgement, OnlinePruner
+from compression.pruner import OnlinePruner
 from compression.records import EVENTS, flat_events
 from compression.shrink import shrink
+from compression.subject import Judgement
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
 from tdmpc.losses import Targets, model_loss, targets, temporal_weights
@@ -166,8 +167,8 @@ class AgentSubject:
         self.model, self.target = (_network(config.model, spec, below(part, state)) for part in ("model", "target"))
         self._references: dict[int, Reference] = {}
 
-    @classmethod
-    def of(cls, agent: Agent, replay: Replay, *, step: int) -> Self:
+    @staticmethod
+    def of(agent: Agent, replay: Replay, *, step: int) -> "AgentSubject":
         """The subject that shares an agent's tensors.
 
         Args:
@@ -175,7 +176,7 @@ class AgentSubject:
             replay: its data.
             step: agent step, for the planner's schedules.
         """
-        return cls(agent.config, agent.spec, agent.state(), replay, step=step)
+        return AgentSubject(agent.config, agent.spec, agent.state(), replay, step=step)
 
     @property
     def groups(self) -> Groups:
@@ -186,10 +187,10 @@ class AgentSubject:
         """The world model's parameters by name."""
         return dict(self.model.named_parameters())
 
-    def shrunk(self, keep: Keep) -> Self:
+    def shrunk(self, keep: Keep) -> "AgentSubject":
         """What a checkpoint would hold of the smaller agent."""
         config, state = shrink_agent(self.config, self.spec, self.state, keep)
-        return type(self)(config, self.spec, state, self.replay, step=self.step)
+        return AgentSubject(config, self.spec, state, self.replay, step=self.step)
 
     def agent(self) -> Agent:
         """The agent, built as on resume."""
@@ -198,7 +199,7 @@ class AgentSubject:
         return agent
 
     @torch.no_grad()
-    def judge(self, before: Self, draw: int) -> Judgement:
+    def judge(self, before: "AgentSubject", draw: int) -> Judgement:
         """Losses on windows drawn from the replay for this alone, and plans as the larger agent values them."""
         known = before.reference(draw)
         fit, plan_value = known.fit_of(self), known.value_of_plan(self)
