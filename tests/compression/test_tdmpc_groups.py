@@ -147,7 +147,7 @@ def test_a_pruned_checkpoint_is_an_ordinary_one(tmp_path: Path) -> None:
     first, *_, last = read_rows(tmp_path / runs.METRICS)
     assert first["prune/macs_left"] == first["prune/parameters_left"] == 1 and first["prune/events"] == 0
     assert last["prune/macs_left"] == macs_left(trainer) and last["prune/events"] == 4
-    assert last["width/latent"] == agent.config.model.latent < first["width/latent"] == SMALL.latent
+    assert last["width/reward.0"] == agent.config.model.reward[0] < first["width/reward.0"] == SMALL.reward[0]
 
 
 def test_a_judge_draws_the_same_windows_again(make_agent: MakeAgent, tmp_path: Path) -> None:
