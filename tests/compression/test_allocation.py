@@ -70,18 +70,29 @@ def widths_at(groups: Groups, scores: dict[str, Tensor], goal: float, method: st
 
 
 def test_equal_scores_share_the_cost() -> None:
-    """Of equally scored layers the dearer one gives first, until a unit costs both the same part of what is left."""
+    """Equally scored layers end where the square of the width times the cost of a unit is the same."""
     groups = two_axes((4, 1), width=16)
     even = {name: torch.ones(1, 16) for name in groups.widths}
-    assert widths_at(groups, even, goal=32) == {"a.0": 4, "b.0": 16}
-    assert widths_at(groups, even, goal=16) == {"a.0": 2, "b.0": 8}
+    assert widths_at(groups, even, goal=48) == {"a.0": 8, "b.0": 16}
+    assert widths_at(groups, even, goal=24) == {"a.0": 4, "b.0": 8}
+
+
+def test_neighbours_shrink_together() -> None:
+    """Two layers on both sides of one weight keep the same width, also in several events."""
+    axes = (Axis("net", 0, 16, (Slice("w", 0),)), Axis("net", 1, 16, (Slice("w", 1),)))
+    dense = groups = Groups(axes, {"w": (16, 16)}, {"w": 1})
+    for goal in (144, 64, 16):
+        even = {axis.name: torch.ones(1, axis.size) for axis in groups.axes}
+        keep = allocate(even, groups, method="global", budget="macs", goal=goal, limits=free(dense))
+        groups = groups.kept(keep)
+        assert set(groups.widths.values()) == {goal**0.5}
 
 
 def test_what_is_shared_is_dearer() -> None:
-    """Coordinates that three components share lose a third of what a layer of one component loses."""
-    groups = two_axes((1, 1), width=24, shared_by=3)
+    """Coordinates that four components share keep twice the width of a layer of one component."""
+    groups = two_axes((1, 1), width=24, shared_by=4)
     even = {name: torch.ones(1, 24) for name in groups.widths}
-    assert widths_at(groups, even, goal=16) == {"a.0": 4, "b.0": 12}
+    assert widths_at(groups, even, goal=18) == {"a.0": 6, "b.0": 12}
 
 
 def test_a_layer_whose_importance_is_spread_gives_less() -> None:
