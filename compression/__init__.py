@@ -1,1 +1,1 @@
-"""Component-aware structured pruning; nothing is here yet."""
+"""Component-aware structured pruning of modules made of named components; ``tdmpc_groups`` knows TD-MPC."""

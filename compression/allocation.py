@@ -3,13 +3,15 @@
 One loop takes a step of one axis after the other, the cheapest loss first, until the cost is reached; the methods
 differ in what they call cheap:
 
-    global     importance lost of what the axis still has, for each multiply-add (or parameter) freed
+    global     importance that the axis loses, for each multiply-add (or parameter) freed
     uniform    every axis keeps the same share of its initial width
     adaptive   every axis goes as far as the PQ index of its scores says that it can: SAP (arXiv 2302.05601) on units
 
-Scores of different axes live on different scales (loss coefficients, widths), so ``global`` divides what a unit is
-worth by what is left on its axis. The last units of an axis are then the dearest, and no layer disappears. Of two
-equally scored axes that one ends narrower whose units cost more.
+Scores of different axes live on different scales (loss coefficients, widths), so ``global`` takes what an axis has
+left as a share of what it had at first, and its loss as the growth of one over that share: what is scarce is dear, so
+that no layer disappears and neighbours, whose units cost as much as the other is wide, shrink together. (With the
+logarithm of the share they would not: the wider one of two neighbours is then never worth cutting.) What components
+share counts once for each of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -73,7 +75,8 @@ def allocate(
     cost = groups.polynomial(budget)
     rank = METHODS[method](scores, groups, limits)
     while cost(widths) > goal:
-        below = np.array([limits.next_below(name, int(width)) for name, width in zip(names, widths, strict=True)])
+        smaller = [limits.next_below(name, int(width)) for name, width in zip(names, widths, strict=True)]
+        below = np.array(smaller, dtype=float)
         order = np.where(below < widths, rank(widths, below, cost.of_a_unit(widths)), np.inf)
         if not np.isfinite(order).any():
             break
@@ -97,19 +100,27 @@ Rank = Callable[[Widths, Widths, Widths], Widths]
 
 
 def _global(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
-    # worth[axis][k] is what its k best units are worth, together and averaged over heads.
-    tables = [scores[name].double().sort(dim=1, descending=True).values.mean(0).cumsum(0).numpy() for name in scores]
-    worth = [np.concatenate([[0.0], table]) for table in tables]
+    # left[axis][k] is what its k best units are worth, together and averaged over heads, as a share of the axis' first
+    # worth: the width that it has now is taken to be worth its share of the first one.
+    left = [_share_left(scores[axis.name], axis.size / limits.initial[axis.name]) for axis in groups.axes]
+    shared_by = np.array([axis.shared_by for axis in groups.axes])
+
+    def need(widths: Widths) -> Widths:
+        return np.array([1 / table[int(width)] for table, width in zip(left, widths, strict=True)])
 
     def rank(widths: Widths, below: Widths, unit_cost: Widths) -> Widths:
-        now = np.array([table[int(width)] for table, width in zip(worth, widths, strict=True)])
-        then = np.array([table[int(width)] for table, width in zip(worth, below, strict=True)])
         freed = (widths - below) * unit_cost
-        lost = (now - then) / np.where(now > 0, now, 1.0)
+        lost = shared_by * (need(below) - need(widths))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(freed > 0, lost / freed, np.inf)
 
     return rank
+
+
+def _share_left(scores: Float[Tensor, "E W"], width: float) -> Float[np.ndarray, "V"]:
+    best = scores.double().sort(dim=1, descending=True).values.mean(0).cumsum(0).numpy()
+    whole = best[-1] if best[-1] > 0 else 1.0
+    return np.concatenate([[0.0], width * best / whole]).clip(min=1e-9)  # also where all scores are zero
 
 
 def _uniform(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:

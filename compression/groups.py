@@ -47,6 +47,8 @@ class Axis:
     """Hidden layer of the component, from 0 on; ``None`` for shared coordinates."""
     size: int
     slices: tuple[Slice, ...]
+    shared_by: int = 1
+    """Components that the axis runs through: what shared coordinates lose, each of them loses."""
     heads: int = 1
     """Stacked networks: dimension 0 of each parameter is the head, and each head has units of its own."""
 

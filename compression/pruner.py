@@ -1,6 +1,6 @@
 """The online pruner: observes gradients, decides, shrinks, guards, and records each event whole.
 
-It knows nothing of what it prunes but the table of its groups, and what a ``Subject`` can do.
+It knows nothing of what it prunes but the table of its groups, and what a ``subject.Subject`` can do.
 """
 
 import logging
@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from compression.allocation import Limits, allocate
@@ -32,46 +31,12 @@ from compression.importance import (
 )
 from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, snapshot_axis
 from compression.shrink import composed
+from compression.subject import Judgement, Subject
 
 log = logging.getLogger(__name__)
 
 SEEDS = 1_000_003
 """Seeds of the random criterion lie this far apart for two runs: one more for each event."""
-
-
-class Judgement(NamedTuple):
-    """A smaller model beside the one that it was cut from, on the same held-out data."""
-
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    worsening: Mapping[str, float]
-    """How much worse it is in what matters, without units: 0 as good, 1 as bad as knowing nothing."""
-
-
-class Subject(Protocol):
-    """What can be pruned."""
-
-    @property
-    def groups(self) -> Groups:
-        """The table of its groups as it is."""
-        ...
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """The parameters by name."""
-        ...
-
-    def shrunk(self, keep: Keep) -> Self:
-        """A smaller copy with everything that belongs to its training; this one stays as it is."""
-        ...
-
-    def judge(self, before: Self, draw: int) -> Judgement:
-        """Compare with what it was cut from.
-
-        Args:
-            before: the larger one.
-            draw: which held-out data: the same number, the same data.
-        """
-        ...
 
 
 S = TypeVar("S", bound=Subject)
@@ -102,6 +67,8 @@ class OnlinePruner:
         """Events that were due so far."""
         self.resting: dict[str, int] = {}
         """Components to be left alone, each with the last event for which it rests."""
+        self.boldness = 1.0
+        """Part of the schedule's largest cut that an event may make: halved by an undone one, doubled by a kept one."""
         self.updates = 0
         self.snapshot_at = 0
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
@@ -166,8 +133,8 @@ class OnlinePruner:
             subject = self._event(subject, scores, step)
         return subject
 
-    def scores(self, subject: Subject, *, draw: int) -> dict[str, Float[Tensor, "E W"]]:
-        """The importance of every group by the criterion of the settings, by axis; ``draw`` is for the random one."""
+    def scores(self, subject: Subject, *, draw: int) -> dict[str, Tensor]:
+        """The importance ``[E W]`` of every group by the criterion, by axis; ``draw`` is for the random one."""
         generator = torch.Generator().manual_seed(self.seed * SEEDS + draw)
         evidence = Evidence(self.statistics, subject.parameters(), self.groups, self.tally, generator)
         with torch.no_grad():
@@ -209,8 +176,9 @@ class OnlinePruner:
             "cost": {budget: self._costs(chosen.groups, budget) for budget in ("macs", "parameters")},
         }
         if reason:
-            self.resting[blamed] = self.events + self.config.rest
+            self.resting[blamed], self.boldness = self.events + self.config.rest, self.boldness / 2
         else:
+            self.boldness = min(2 * self.boldness, 1.0)
             self._adopt(keep, smaller.groups)
         record["seconds"] = round(time.perf_counter() - started, 4)
         self.journal.append(record)
@@ -220,7 +188,7 @@ class OnlinePruner:
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
         left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
-        return min(self.schedule.removed(self.events), self.schedule.most(left))
+        return min(self.schedule.removed(self.events), self.schedule.most(left, self.boldness))
 
     def _limits(self, rested: Iterable[str]) -> Limits:
         resting = {axis.name: axis.size for axis in self.groups.axes if axis.component in rested}
@@ -287,6 +255,7 @@ class OnlinePruner:
             "weight": self.statistics.weight,
             "events": self.events,
             "resting": self.resting,
+            "boldness": self.boldness,
             "updates": self.updates,
             "snapshot_at": self.snapshot_at,
             "event_lines": self.journal.lines,
@@ -303,7 +272,7 @@ class OnlinePruner:
             meta["weight"],
         )
         self.units = {axis.name: tensors[f"units/{axis.name}"].clone() for axis in groups.axes}
-        self.events, self.resting = meta["events"], dict(meta["resting"])
+        self.events, self.resting, self.boldness = meta["events"], dict(meta["resting"]), meta["boldness"]
         self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]
         self.journal.resume(meta["event_lines"])
         self.importance.resume(meta["importance_lines"])

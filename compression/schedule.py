@@ -50,11 +50,11 @@ class Schedule:
         ramp = RAMPS[self.shape](min(event / self.events, 1.0))
         return 1 - (1 - self.target) ** ramp if self.relative else self.target * ramp
 
-    def most(self, left: float) -> float:
+    def most(self, left: float, boldness: float = 1.0) -> float:
         """The share that may at most have been removed after an event that finds ``left`` of the whole.
 
         No event takes a larger part of what it finds than the schedule's own largest: what an undone event has left
-        undone is not made up for in one stroke.
+        undone is not made up for in one stroke. With a boldness of a half it takes two events to take that much.
         """
         whole = [1 - self.removed(event) for event in range(self.events + 1)]
-        return 1 - left * min(after / before for before, after in pairwise(whole))
+        return 1 - left * min(after / before for before, after in pairwise(whole)) ** boldness

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
-from compression.pruner import Judgement, OnlinePruner
+from compression.pruner import OnlinePruner
 from compression.records import EVENTS, flat_events
 from compression.shrink import shrink
+from compression.subject import Judgement
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
 from tdmpc.losses import Targets, model_loss, targets, temporal_weights
@@ -30,8 +31,9 @@ from tdmpc.planner import draw_noise, imagine, mppi, planning_macs
 from tdmpc.pruner import NullPruner
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
+from tdmpc.state import below
 from tdmpc.trainer import Trainer
-from tdmpc.world_model import parameter_shapes
+from tdmpc.world_model import WorldModel, parameter_shapes
 
 LATENT = "latent"
 FLOOR = 1e-4
@@ -49,7 +51,8 @@ JUDGED_PLANS, FEWER_SAMPLES = 8, 8
 def agent_groups(model: ModelConfig, spec: EnvSpec, planner: PlannerConfig) -> Groups:
     """The groups of a world model of these widths; multiply-adds are those of one plan."""
     shapes = parameter_shapes(model, spec)
-    axes = [Axis(LATENT, None, model.latent, tuple(_latent_slices(model, spec)))]
+    everyone = len(_perceptrons(spec)) + 1  # and the value
+    axes = [Axis(LATENT, None, model.latent, tuple(_latent_slices(model, spec)), shared_by=everyone)]
     for component in _perceptrons(spec):
         axes += [
             Axis(component, layer, width, _hidden_unit(component, layer))
@@ -152,117 +155,163 @@ def shrink_agent(
 
 
 class AgentSubject:
-    """An agent in training, with the replay that its cuts are judged on."""
+    """What a checkpoint holds of an agent in training, with the replay that its cuts are judged on.
 
-    def __init__(self, agent: Agent, replay: Replay, *, step: int) -> None:
-        self.agent, self.replay, self.step = agent, replay, step
+    A smaller one is built as an agent only if it is to be one: judging takes its networks alone, in single precision.
+    """
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The world model's parameters by name."""
-        return dict(self.agent.model.named_parameters())
+    def __init__(
+        self, config: TrainConfig, spec: EnvSpec, state: Mapping[str, Tensor], replay: Replay, *, step: int
+    ) -> None:
+        self.config, self.spec, self.state, self.replay, self.step = config, spec, state, replay, step
+        self.model, self.target = (_network(config.model, spec, below(part, state)) for part in ("model", "target"))
+        self._references: dict[int, Reference] = {}
 
-    def shrunk(self, keep: Keep) -> Self:
-        """An agent rebuilt from the smaller state, exactly as on resume."""
-        config, state = shrink_agent(self.agent.config, self.agent.spec, self.agent.state(), keep)
-        agent = Agent(config, self.agent.spec)
-        agent.load_state(state)
-        return type(self)(agent, self.replay, step=self.step)
+    @staticmethod
+    def of(agent: Agent, replay: Replay, *, step: int) -> "AgentSubject":
+        """The subject that shares an agent's tensors.
+
+        Args:
+            agent: the agent, which stays as it is.
+            replay: its data.
+            step: agent step, for the planner's schedules.
+        """
+        return AgentSubject(agent.config, agent.spec, agent.state(), replay, step=step)
 
     @property
     def groups(self) -> Groups:
         """The table of the agent as it is."""
-        return agent_groups(self.agent.config.model, self.agent.spec, self.agent.config.planner)
+        return agent_groups(self.config.model, self.spec, self.config.planner)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The world model's parameters by name."""
+        return dict(self.model.named_parameters())
+
+    def shrunk(self, keep: Keep) -> "AgentSubject":
+        """What a checkpoint would hold of the smaller agent."""
+        config, state = shrink_agent(self.config, self.spec, self.state, keep)
+        return AgentSubject(config, self.spec, state, self.replay, step=self.step)
+
+    def agent(self) -> Agent:
+        """The agent, built as on resume."""
+        agent = Agent(self.config, self.spec)
+        agent.load_state(dict(self.state))
+        return agent
 
     @torch.no_grad()
-    def judge(self, before: Self, draw: int) -> Judgement:
+    def judge(self, before: "AgentSubject", draw: int) -> Judgement:
         """Losses on windows drawn from the replay for this alone, and plans as the larger agent values them."""
-        config = self.agent.config
-        windows = self.replay.sample(JUDGED_WINDOWS, rng=np.random.default_rng((config.seed, draw)))
-        batch = windows.to(self.agent.device)
-        larger, smaller = (_fit(agent, before.agent, batch, draw) for agent in (before.agent, self.agent))
-        plans = _plan_values(before.agent, self.agent, batch.observations[0, :JUDGED_PLANS], self.step, draw)
-        worsening = {name: smaller.unexplained[name] - larger.unexplained[name] for name in larger.unexplained}
-        gain = max(plans.before - plans.by_chance, FLOOR)
+        known = before.reference(draw)
+        fit, plan_value = known.fit_of(self), known.value_of_plan(self)
+        worsening = {name: fit.unexplained[name] - known.fit.unexplained[name] for name in fit.unexplained}
+        gain = max(known.plan_value - known.chance_value, FLOOR)
         return Judgement(
-            before={**larger.losses, "plan_value": plans.before},
-            after={**smaller.losses, "plan_value": plans.after},
-            worsening={**worsening, "plan": (plans.before - plans.after) / gain},
+            before={**known.fit.losses, "plan_value": known.plan_value},
+            after={**fit.losses, "plan_value": plan_value},
+            worsening={**worsening, "plan": (known.plan_value - plan_value) / gain},
         )
+
+    def reference(self, draw: int) -> "Reference":
+        """What smaller agents are compared with, on the data of a draw."""
+        if draw not in self._references:
+            self._references[draw] = Reference(self, draw)
+        return self._references[draw]
+
+
+def _network(config: ModelConfig, spec: EnvSpec, state: Mapping[str, Tensor]) -> WorldModel:
+    """A world model around tensors that are there already."""
+    with torch.device("meta"):
+        model = WorldModel(config, spec)
+    model.load_state_dict(dict(state), assign=True)
+    return model
 
 
 class Fit(NamedTuple):
-    """How well an agent explains data."""
+    """How well networks explain data."""
 
     losses: dict[str, float]
     unexplained: dict[str, float]
     """Each loss as a share of what the best constant would have."""
 
 
-def _fit(agent: Agent, larger: Agent, batch: Batch, draw: int) -> Fit:
-    """Losses of an agent; the larger one sets the values that both are measured by."""
-    config = agent.config.loss
-    noise = torch.randn(batch.actions.shape, generator=torch.Generator().manual_seed(draw)).to(agent.device)
-    with agent.autocast():
-        own, common = (
-            targets(one.model, one.target, batch, noise, loss=config, planner=agent.config.planner)
-            for one in (agent, larger)
+class Reference:
+    """An agent on held-out data: the values that smaller ones are measured by, and how well it does itself."""
+
+    def __init__(self, subject: AgentSubject, draw: int) -> None:
+        config, device = subject.config, next(subject.model.parameters()).device
+        self.larger = subject
+        windows = subject.replay.sample(JUDGED_WINDOWS, rng=np.random.default_rng((config.seed, draw)))
+        self.batch = windows.to(device)
+        generator = torch.Generator(device).manual_seed(draw)
+        self.noise = torch.randn(self.batch.actions.shape, generator=generator, device=device)
+        self.values = self._targets(subject).values
+        self.fit = self.fit_of(subject)
+        self.observations = self.batch.observations[0, :JUDGED_PLANS]
+        self.start = subject.model.encode(self.observations)
+        full = config.planner
+        self.planner = dataclasses.replace(
+            full, samples=-(-full.samples // FEWER_SAMPLES), elites=-(-full.elites // FEWER_SAMPLES)
         )
-        goal = own._replace(values=common.values)
-        parts = model_loss(agent.model, batch, goal, config=config).parts
-    constant = _constant_losses(batch, goal, agent)
-    losses = {name: value.item() for name, value in parts.items()}
-    return Fit(losses, {name: loss / max(constant[name], FLOOR) for name, loss in losses.items()})
+        self.plan_noise = draw_noise(
+            generator,
+            config=self.planner,
+            horizon=min(full.horizon, int(full.horizon_schedule(subject.step))),
+            batch=len(self.observations),
+            action_dim=subject.spec.action_dim,
+        )
+        self.plan_value = self.value_of_plan(subject)
+        """Return of its plans, in units of the environment."""
+        self.chance_value = self._value(self.plan_noise.samples[0].clamp(-1, 1))
+        """Return of random actions."""
+
+    def fit_of(self, subject: AgentSubject) -> Fit:
+        """Losses of an agent against its own target network's latents and the larger agent's values."""
+        goal = self._targets(subject)._replace(values=self.values)
+        parts = model_loss(subject.model, self.batch, goal, config=subject.config.loss).parts
+        losses = {name: value.item() for name, value in parts.items()}
+        constant = _constant_losses(subject, self.batch, goal)
+        return Fit(losses, {name: loss / max(constant[name], FLOOR) for name, loss in losses.items()})
+
+    def value_of_plan(self, subject: AgentSubject) -> float:
+        """What the larger agent thinks of an agent's plans."""
+        horizon, batch, *_ = self.plan_noise.policy.shape
+        plan = mppi(
+            subject.model,
+            subject.model.encode(self.observations),
+            self.noise.new_zeros(horizon, batch, subject.spec.action_dim),
+            self.plan_noise,
+            config=self.planner,
+            discount=subject.config.loss.discount,
+            min_std=subject.config.planner.std(subject.step),
+        )
+        return self._value(plan.mean[:, :, None])
+
+    def _targets(self, subject: AgentSubject) -> Targets:
+        config = subject.config
+        return targets(subject.model, subject.target, self.batch, self.noise, loss=config.loss, planner=config.planner)
+
+    def _value(self, actions: Float[Tensor, "H B N A"]) -> float:
+        model = self.larger.model
+        returns = imagine(model, self.start, actions, discount=self.larger.config.loss.discount)
+        return (returns.mean() * model.reward_scale).item()
 
 
-def _constant_losses(batch: Batch, goal: Targets, agent: Agent) -> dict[str, float]:
+def _constant_losses(subject: AgentSubject, batch: Batch, goal: Targets) -> dict[str, float]:
     """What each loss would be if the best constant were predicted."""
-    rho = temporal_weights(batch, config=agent.config.loss)
+    config = subject.config
+    rho = temporal_weights(batch, config=config.loss)
 
     def around_mean(values: Float[Tensor, "T B *X"]) -> Float[Tensor, "T B"]:
         return (values - values.mean((0, 1))).square().flatten(2).sum(-1)
 
     ended = batch.terminated.float()
     elementwise = {
-        "consistency": around_mean(goal.latents) / agent.config.loss.consistency_width,
-        "reward": around_mean((batch.rewards / agent.model.reward_scale)[..., None]),
-        "value": agent.config.model.value_heads * around_mean(goal.values[..., None]),
+        "consistency": around_mean(goal.latents) / config.loss.consistency_width,
+        "reward": around_mean((batch.rewards / subject.model.reward_scale)[..., None]),
+        "value": config.model.value_heads * around_mean(goal.values[..., None]),
         "termination": F.binary_cross_entropy(ended.mean().expand_as(ended), ended, reduction="none"),
     }
     return {name: (rho * loss).sum(0).mean().item() for name, loss in elementwise.items()}
-
-
-class PlanValues(NamedTuple):
-    """Returns of plans as the larger agent sees them, in units of the environment."""
-
-    before: float
-    after: float
-    by_chance: float
-
-
-def _plan_values(larger: Agent, smaller: Agent, observations: Float[Tensor, "B O"], step: int, draw: int) -> PlanValues:
-    """What the plans of both agents, and random actions, are worth to the larger one."""
-    full = larger.config.planner
-    config = dataclasses.replace(
-        full, samples=-(-full.samples // FEWER_SAMPLES), elites=-(-full.elites // FEWER_SAMPLES)
-    )
-    horizon = min(full.horizon, int(full.horizon_schedule(step)))
-    generator = torch.Generator(larger.device).manual_seed(draw)
-    actions, discount = larger.spec.action_dim, larger.config.loss.discount
-    noise = draw_noise(generator, config=config, horizon=horizon, batch=len(observations), action_dim=actions)
-    judge = larger.planning_model()
-    start = judge.encode(observations)
-    nowhere = torch.zeros(horizon, len(observations), actions, device=larger.device)
-
-    def plan(agent: Agent) -> Float[Tensor, "H B 1 A"]:
-        model = agent.planning_model()
-        z = model.encode(observations)
-        found = mppi(model, z, nowhere, noise, config=config, discount=discount, min_std=full.std(step))
-        return found.mean[:, :, None]
-
-    def value(candidates: Float[Tensor, "H B N A"]) -> float:
-        return (imagine(judge, start, candidates, discount=discount).mean() * larger.model.reward_scale).item()
-
-    return PlanValues(value(plan(larger)), value(plan(smaller)), value((noise.samples[0]).clamp(-1, 1)))
 
 
 # In the training loop --------------------------------------------------------------------------------------------
@@ -295,10 +344,10 @@ class AgentPruner(NullPruner):
             return
         events = self.pruner.journal.lines
         with trainer.window.timer("prune"):
-            subject = AgentSubject(trainer.agent, trainer.replay, step=trainer.agent_steps)
+            subject = AgentSubject.of(trainer.agent, trainer.replay, step=trainer.agent_steps)
             chosen = self.pruner.advance(subject, step=trainer.env_steps)
             if chosen is not subject:
-                trainer.adopt(chosen.agent)
+                trainer.adopt(chosen.agent())
         for name, axis in self.pruner.snapshot["axes"].items():
             trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:

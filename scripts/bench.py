@@ -198,11 +198,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
-    columns = (
-        *("setting", "precision", "threads", "plan_ms_p50", "update_ms_p50", "watching_share", "event_ms_p50"),
-        *("decisions_per_s", "planning_macs"),
+    columns = {
+        "setting": "setting",
+        "precision": "precision",
+        "plan ms": "plan_ms_p50",
+        "update ms": "update_ms_p50",
+        "watched": "watched_update_ms_p50",
+        "event ms": "event_ms_p50",
+    }
+    table = Table(
+        *columns,
+        title=", ".join(f"{name} {value}" for name, value in {**machine, "threads": rows[0]["threads"]}.items()),
     )
-    table = Table(*columns, title=", ".join(f"{name} {value}" for name, value in machine.items()))
     for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
+        table.add_row(*(str(row[name]) for name in columns.values()))
     Console().print(table)

@@ -41,9 +41,8 @@ class PruningBench:
         self.agent = agent
         self.replay = synthetic_replay(agent)
         self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), begin=0, length=1000)
-        self.folder = tempfile.TemporaryDirectory()
         self.unwatched = agent.watch
-        self.hooks = AgentPruner(self.settings, agent.config.model, Path(self.folder.name))
+        self.hooks = AgentPruner(self.settings, agent.config.model, Path())  # writes nothing: no step is ever told
         self.hooks.follow(agent)
         self.watched = agent.watch
         self.watch(False)
@@ -54,10 +53,13 @@ class PruningBench:
 
     def event(self) -> None:
         """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
-        subject = AgentSubject(self.agent, self.replay, step=0)
-        pruner = OnlinePruner(self.settings, subject.groups, Path(self.folder.name))
-        pruner.statistics = self.hooks.pruner.statistics
-        pruner.advance(subject, step=200)
+        subject = AgentSubject.of(self.agent, self.replay, step=0)
+        with tempfile.TemporaryDirectory() as folder:
+            pruner = OnlinePruner(self.settings, subject.groups, Path(folder))
+            pruner.statistics = self.hooks.pruner.statistics
+            chosen = pruner.advance(subject, step=200)
+        if chosen is not subject:
+            chosen.agent()
 
 
 def synthetic_replay(agent: Agent) -> Replay:

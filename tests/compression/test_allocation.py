@@ -58,9 +58,9 @@ def test_the_best_units_stay() -> None:
     assert best(torch.tensor([[3.0, 1, 2, 3], [0, 0, 0, 0]]), 2).tolist() == [[0, 3], [0, 1]]
 
 
-def two_axes(calls: tuple[int, int], width: int = 8) -> Groups:
-    """Two layers of their own, whose units cost one multiply-add for each call."""
-    axes = tuple(Axis(name, 0, width, (Slice(name, 0),)) for name in "ab")
+def two_axes(calls: tuple[int, int], width: int = 8, shared_by: int = 1) -> Groups:
+    """Two layers of their own, whose units cost one multiply-add for each call; the second may be shared."""
+    axes = tuple(Axis(name, 0, width, (Slice(name, 0),), shared_by=by) for name, by in {"a": 1, "b": shared_by}.items())
     return Groups(axes, {"a": (width, 1), "b": (width, 1)}, dict(zip("ab", calls, strict=True)))
 
 
@@ -70,11 +70,29 @@ def widths_at(groups: Groups, scores: dict[str, Tensor], goal: float, method: st
 
 
 def test_equal_scores_share_the_cost() -> None:
-    """Of equally scored layers the dearer one gives first, until a unit costs both the same part of what is left."""
+    """Equally scored layers end where the square of the width times the cost of a unit is the same."""
     groups = two_axes((4, 1), width=16)
     even = {name: torch.ones(1, 16) for name in groups.widths}
-    assert widths_at(groups, even, goal=32) == {"a.0": 4, "b.0": 16}
-    assert widths_at(groups, even, goal=16) == {"a.0": 2, "b.0": 8}
+    assert widths_at(groups, even, goal=48) == {"a.0": 8, "b.0": 16}
+    assert widths_at(groups, even, goal=24) == {"a.0": 4, "b.0": 8}
+
+
+def test_neighbours_shrink_together() -> None:
+    """Two layers on both sides of one weight keep the same width, also in several events."""
+    axes = (Axis("net", 0, 16, (Slice("w", 0),)), Axis("net", 1, 16, (Slice("w", 1),)))
+    dense = groups = Groups(axes, {"w": (16, 16)}, {"w": 1})
+    for goal in (144, 64, 16):
+        even = {axis.name: torch.ones(1, axis.size) for axis in groups.axes}
+        keep = allocate(even, groups, method="global", budget="macs", goal=goal, limits=free(dense))
+        groups = groups.kept(keep)
+        assert set(groups.widths.values()) == {goal**0.5}
+
+
+def test_what_is_shared_is_dearer() -> None:
+    """Coordinates that four components share keep twice the width of a layer of one component."""
+    groups = two_axes((1, 1), width=24, shared_by=4)
+    even = {name: torch.ones(1, 24) for name in groups.widths}
+    assert widths_at(groups, even, goal=18) == {"a.0": 6, "b.0": 12}
 
 
 def test_a_layer_whose_importance_is_spread_gives_less() -> None:

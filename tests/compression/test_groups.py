@@ -144,10 +144,7 @@ def traced(model: WorldModel, layer: nn.Linear) -> set[tuple[str, int]]:
 
 
 def test_the_table_is_what_torch_pruning_traces(make_model: Callable, make_spec: Callable) -> None:
-    """For hidden units and latent coordinates, the table ties together what Torch-Pruning finds in the traced graph.
-
-    Stacked value heads are left out: there its search does not end.
-    """
+    """Hidden units and latent coordinates tie together what Torch-Pruning traces; its search ends at no value heads."""
     model = make_model(terminates=True)
     groups = agent_groups(model.config, make_spec(terminates=True), PLANNER)
     roots = {"latent": ("encoder", 2)} | {

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
-from compression.pruner import Judgement, OnlinePruner
+from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
 from compression.shrink import shrink
+from compression.subject import Judgement
 
 
 class Toy:
@@ -116,6 +117,21 @@ def test_the_guard_undoes_what_harms_and_rests_who_is_to_blame(tmp_path: Path) -
     assert events[0]["cost"]["macs"]["after"] == events[0]["cost"]["macs"]["before"]
     assert events[0]["widths"] == {"good.0": 20, "bad.0": 20}
     assert toy.groups.widths["bad.0"] == 20 and toy.groups.widths["good.0"] < 20
+
+
+def test_an_undone_event_makes_the_next_smaller(tmp_path: Path) -> None:
+    """After an undone event the next may take half as large a part of what it finds; kept ones lift that again."""
+    toy = Toy(harm=0.9)
+    pruner = OnlinePruner(settings(rest=0), toy.groups, tmp_path)
+    boldness = []
+    for step in range(1, 101):
+        toy.harm = 0.9 if step <= 60 else 0.0
+        learn(pruner, toy)
+        toy = pruner.advance(toy, step=step)
+        boldness.append(pruner.boldness)
+    assert boldness[19::20] == [0.5, 0.25, 0.125, 0.25, 0.5]
+    goals = [event["goal"] for event in read(tmp_path / EVENTS)]
+    assert goals[3] < goals[2] < goals[1]
 
 
 def test_undone_events_are_made_up_for(tmp_path: Path) -> None:

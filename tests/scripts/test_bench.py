@@ -57,7 +57,7 @@ def test_a_table_for_the_eye(capsys: pytest.CaptureFixture[str]) -> None:
     """Without ``--json`` the times are a table."""
     assert main(["bench", "--setting", "small", "--precision", "float32", *QUICK]) == 0
     out = capsys.readouterr().out
-    assert "small" in out and "float32" in out and "plan_ms" in out
+    assert "small" in out and "float32" in out and "plan ms" in out and "event ms" in out
 
 
 def test_the_reference_has_the_published_sizes() -> None:
@@ -85,7 +85,6 @@ def test_pruned_sizes_are_those_of_a_pruned_agent(share: float) -> None:
 def test_an_event_leaves_the_timed_agent_whole() -> None:
     """Events are timed on an agent that stays as it is; watched updates are observed, the others are not."""
     timed = bench.Bench("width-48", "float32", bench.BenchArgs(rounds=1, calls=1))
-    before = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
     timed.pruning.watch(True)
     timed._update()
     timed.pruning.watch(False)
@@ -93,5 +92,4 @@ def test_an_event_leaves_the_timed_agent_whole() -> None:
     assert timed.pruning.hooks.pruner.updates == 1
     after = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
     timed.pruning.event()
-    assert timed.agent.state().keys() == before.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in timed.agent.state().items())

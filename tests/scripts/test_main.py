@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "train": """--env-steps --seed --preset --device --threads --num-envs --wandb --run-dir --resume --video --precision
         --compile --eval-every --checkpoint-every --model.latent --planner.samples --loss.learning-rate
-        --replay.capacity --wandb-group --wandb-tags""",
+        --replay.capacity --wandb-group --wandb-tags --prune.target --prune.criterion""",
+    "prune": "RUN --target --finetune-steps --criterion --events --keep --no-guard --run-dir --threads --video --wandb",
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device",

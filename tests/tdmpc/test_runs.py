@@ -146,7 +146,7 @@ def test_a_summary_tells_the_figures() -> None:
     agent = Agent(config, spec_of(config))
     evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5))
     meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "other": None}
-    summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta)))
+    summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta, dense=config.model)))
     told = {
         "env": "Pendulum-v1",
         "seed": 3,
@@ -168,4 +168,5 @@ def test_a_summary_tells_the_figures() -> None:
     norms = 2 * 2 * 8
     assert summary["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in dense + heads) + norms
     assert summary["planning_macs"] > 0
+    assert all(summary[f"{name}_dense"] == summary[name] for name in ("parameters", "planning_macs"))
     assert {"processor", "load_average", "torch"} <= summary.keys()

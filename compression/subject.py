@@ -1,0 +1,43 @@
+"""What can be pruned, and how a smaller one compares."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, Self
+
+from torch import Tensor
+
+from compression.groups import Groups, Keep
+
+
+class Judgement(NamedTuple):
+    """A smaller model beside the one that it was cut from, on the same held-out data."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    worsening: Mapping[str, float]
+    """How much worse it is in what matters, without units: 0 as good, 1 as bad as knowing nothing."""
+
+
+class Subject(Protocol):
+    """What can be pruned."""
+
+    @property
+    def groups(self) -> Groups:
+        """The table of its groups as it is."""
+        ...
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The parameters by name."""
+        ...
+
+    def shrunk(self, keep: Keep) -> Self:
+        """A smaller copy with everything that belongs to its training; this one stays as it is."""
+        ...
+
+    def judge(self, before: Self, draw: int) -> Judgement:
+        """Compare with what it was cut from.
+
+        Args:
+            before: the larger one.
+            draw: which held-out data: the same number, the same data.
+        """
+        ...
