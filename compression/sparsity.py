@@ -1,24 +1,111 @@
-"""How sparse a vector is: the PQ index (Diao et al., ICLR 2023, arXiv 2302.05601)."""
+"""How compressible weights are, and how many of them a tolerance on the output asks for.
+
+Two indices of a vector of ``D`` weights, both blind to its scale and larger where few weights carry it: the PQ index
+(Diao et al., ICLR 2023, arXiv 2302.05601), with the number of weights below which its p-norm cannot be kept and
+their rule SAP for what to prune; and soft sparsity, after the idea of Yang, Wang, Ding and Yang (arXiv 2206.05604),
+with a number of weights that suffices. ``docs/sparsity.md`` derives what is stated here.
+
+Axes: ``D`` the weights of a scope, ``*M`` scopes side by side.
+"""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def pq_index(w: Float[Tensor, "*M D"], p: float, q: float) -> Float[Tensor, "*M"]:
-    """Sparsity of each vector along the last axis: 0 for equal magnitudes, towards 1 for a single non-zero among many.
+    """``1 - D^(1/q - 1/p) |w|_p / |w|_q``: 0 for equal weights, ``1 - D^(1/q - 1/p)`` where one carries all.
 
-    ``I(w) = 1 - d^(1/q - 1/p) |w|_p / |w|_q`` for 0 < p < q; the scale of ``w`` does not matter. A vector of zeros has
-    index 1: nothing of it has to stay.
+    A vector of zeros has index 1: nothing of it has to stay.
 
     Raises:
-        ValueError: p and q are not in that order.
+        ValueError: not ``0 < p < q``.
     """
     if not 0 < p < q:
         raise ValueError(f"the PQ index needs 0 < p < q, got p = {p} and q = {q}")
-    magnitudes = w.abs()
-    largest = magnitudes.amax(-1, keepdim=True)
-    unit = magnitudes / torch.where(largest > 0, largest, 1.0)  # powers of small weights would vanish
-    ratio = torch.linalg.vector_norm(unit, p, dim=-1) / torch.linalg.vector_norm(unit, q, dim=-1)
-    index = 1 - w.shape[-1] ** (1 / q - 1 / p) * ratio
-    return torch.where(largest.squeeze(-1) > 0, index, 1.0)
+    return 1 - w.shape[-1] ** (1 / q - 1 / p) * _quotient(w, p, q, of_zero=0.0)
+
+
+def pq_bound(w: Float[Tensor, "*M D"], p: float, q: float, *, eta: float = 0.0) -> Float[Tensor, "*M"]:
+    """Weights that have to stay for ``sum_dropped |w|^p <= eta sum_kept |w|^p``, at least (arXiv 2302.05601)."""
+    return w.shape[-1] * (1 + eta) ** (-q / (q - p)) * (1 - pq_index(w, p, q)) ** (p * q / (q - p))
+
+
+def sap_pruned(
+    w: Float[Tensor, "*M D"], p: float, q: float, *, eta: float = 0.0, gamma: float = 1.0, beta: float = 0.9
+) -> Int[Tensor, "*M"]:
+    """How many of a scope's smallest weights one round of SAP prunes (arXiv 2302.05601, algorithm 1).
+
+    The scope is the last axis: the rows of a weight for a neuron each, the flattened weight for a layer.
+
+    Args:
+        w: the weights that remain.
+        p: as ``pq_index``.
+        q: as ``pq_index``.
+        eta: as ``pq_bound``.
+        gamma: share of what the bound leaves over that is pruned.
+        beta: at most this share of the scope goes in a round.
+    """
+    spare = 1 - pq_bound(w, p, q, eta=eta) / w.shape[-1]
+    # What is a whole number on paper must not fall short of it by round-off: 4 x (1 - 1/4) is 3.
+    return (w.shape[-1] * (gamma * spare).clamp(max=beta) + 1e-9).floor().long()
+
+
+def soft_sparsity(w: Float[Tensor, "*M D"], q: float) -> Float[Tensor, "*M"]:
+    """``|w|_1 / |w|_q`` for ``0 < q < 1``: ``D^(1 - 1/q)`` for equal weights, 1 where one carries all, or none.
+
+    Raises:
+        ValueError: not ``0 < q < 1``.
+    """
+    _check_soft(q)
+    return _quotient(w, 1, q, of_zero=1.0)
+
+
+def tail_bound(w: Float[Tensor, "*M D"], kept: int, q: float) -> Float[Tensor, "*M"]:
+    """What the l1 norm of all but the ``kept`` largest weights is at most, by the soft sparsity alone.
+
+    ``c |w|_q kept^(1 - 1/q)`` with the best constant ``c = q (1 - q)^(1/q - 1)``, 1/4 for q = 1/2
+    (Foucart and Rauhut, *A Mathematical Introduction to Compressive Sensing*, 2013, theorem 2.5).
+    """
+    l1 = _norm(w, 1)
+    return l1 if kept == 0 else torch.minimum(l1, _weak_norm(w, q) * kept ** (1 - 1 / q))
+
+
+def weights_sufficient(w: Float[Tensor, "*M D"], tolerance: float, q: float) -> Int[Tensor, "*M"]:
+    """A number of largest weights that leaves a tail of at most ``tolerance``, by the soft sparsity alone.
+
+    With weights times the largest magnitude of their inputs, this keeps a neuron's output within ``tolerance``.
+    """
+    l1 = _norm(w, 1)
+    kept = (_weak_norm(w, q) / tolerance) ** (q / (1 - q))
+    return torch.where(l1 <= tolerance, 0.0, kept.ceil().clamp(max=w.shape[-1])).long()
+
+
+def weights_needed(w: Float[Tensor, "*M D"], tolerance: float) -> Int[Tensor, "*M"]:
+    """The least number of weights that leaves a tail of at most ``tolerance``: by sorting, [3, 2, 1] and 1 give 2."""
+    tails = w.abs().double().sort(-1).values.cumsum(-1)
+    return w.shape[-1] - (tails <= tolerance).sum(-1)
+
+
+def _weak_norm(w: Tensor, q: float) -> Tensor:
+    """``c |w|_q``."""
+    _check_soft(q)
+    return q * (1 - q) ** (1 / q - 1) * _norm(w, q)
+
+
+def _check_soft(q: float) -> None:
+    if not 0 < q < 1:
+        raise ValueError(f"soft sparsity needs 0 < q < 1, got {q}")
+
+
+def _quotient(w: Tensor, p: float, q: float, *, of_zero: float) -> Tensor:
+    above, below = _norm(w, p), _norm(w, q)
+    return torch.where(below == 0, of_zero, above / torch.where(below == 0, 1.0, below))
+
+
+def _norm(w: Tensor, p: float) -> Tensor:
+    """The p-norm in double precision, in units of the largest weight so that no power runs over or under."""
+    w = w.abs().double()
+    largest = w.amax(-1, keepdim=True)
+    unit = w / torch.where(largest == 0, 1.0, largest)
+    return largest.squeeze(-1) * unit.pow(p).sum(-1) ** (1 / p)

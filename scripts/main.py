@@ -12,6 +12,7 @@ COMMANDS = {
     "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
+    "sparsity": "how compressible an agent is, and what theory lets go",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
     "demo": "train, evaluate and show an agent in a few minutes",
