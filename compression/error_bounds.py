@@ -106,8 +106,9 @@ class Probe(TorchFunctionMode):
             if parameter.dim() > 1
             for index, matrix in enumerate(_stacked(parameter.detach()))
         }
-        self._end: tuple[Tensor, Place] | None = None
-        """What the last layer has put out so far; held, so that its memory is not used again."""
+        self._end: tuple[Tensor, int, Place] | None = None
+        """What the last layer has put out so far (held, so that its memory is not used again), how often that was
+        written to, and the layer."""
 
     def stages(self) -> dict[str, list[Stage]]:
         """The layers of each component in the order in which they ran."""
@@ -119,7 +120,7 @@ class Probe(TorchFunctionMode):
         if name == "linear" and args[1].data_ptr() in self._places:
             place = self._see_linear(args[0], args[1])
             result = func(*args, **kwargs)
-            self._end = result, place
+            self._end = result, result._version, place
             return result
         place = self._place_behind(args[0]) if args and isinstance(args[0], Tensor) else None
         if place is not None and name == "layer_norm":
@@ -127,12 +128,15 @@ class Probe(TorchFunctionMode):
         result = func(*args, **kwargs)
         if place is not None and name in ("layer_norm", *RANGES):
             self._see(place, range=RANGES.get(name, math.inf))
-            self._end = result, place
+            self._end = result, result._version, place
         return result
 
     def _place_behind(self, x: Tensor) -> Place | None:
         """The layer whose output this is, with all that came behind it."""
-        return self._end[1] if self._end and x.data_ptr() == self._end[0].data_ptr() else None
+        if self._end is None:
+            return None
+        end, version, place = self._end
+        return place if x.data_ptr() == end.data_ptr() and x._version == version else None
 
     def _see_linear(self, x: Float[Tensor, "*M X"], weight: Float[Tensor, "Y X"]) -> Place:
         component, name, parameter, index = self._places[weight.data_ptr()]

@@ -154,7 +154,14 @@ def test_what_reaches_a_layer_is_seen() -> None:
     assert [stage.range for stage in (*encoder, *head)] == [float("inf"), 2.0, float("inf"), float("inf")]
 
 
-@pytest.mark.parametrize("between", [nn.GELU(), nn.Softplus()], ids=["gelu", "softplus"])
+class Twice(nn.Module):
+    """Doubles what it is given, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
+
+@pytest.mark.parametrize("between", [nn.GELU(), nn.Softplus(), Twice()], ids=["gelu", "softplus", "in place"])
 def test_an_unknown_step_between_layers_is_refused(between: nn.Module) -> None:
     """Where something without a known bound lies between two layers, none is invented."""
     net = nn.ModuleDict({"odd": nn.Sequential(nn.Linear(3, 3), between, nn.Linear(3, 3))})
