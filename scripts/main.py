@@ -12,6 +12,7 @@ COMMANDS = {
     "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
     "envs": "list the environments that can be trained",
+    "report": "draw what a run did and what pruning did to it, as one page",
     "sparsity": "how compressible an agent is, and what theory lets go",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",

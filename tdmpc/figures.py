@@ -91,7 +91,7 @@ def learning_curve(
     if handles:
         columns = 3 if len(handles) != 4 else 2
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_run(axes: Axes, rows: Rows, colour: str, window: int) -> None:
@@ -205,7 +205,7 @@ def training_panels(rows: Rows, path: str | Path, *, title: str = "", window: in
             axes.set_xlabel("environment steps", fontsize=8, color=_INK)
     if not panels:
         figure.text(0.5, 0.5, "no training rows yet", ha="center", color=_INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _keys(panel: _Panel) -> list[str]:
@@ -314,7 +314,7 @@ def _dress(axes: Axes, title: str, ylabel: str, *, size: float) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write the PNG whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -24,6 +24,7 @@ OPTIONS = {
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
+    "report": "RUN",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
     "demo": "--run-dir --seed --threads",
