@@ -16,7 +16,16 @@ try:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+    from matplotlib.ticker import (
+        EngFormatter,
+        FixedLocator,
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        NullLocator,
+        PercentFormatter,
+    )
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'tdmpc[train]'") from error
 
@@ -51,11 +60,10 @@ def importance(snapshots: Records, events: Records, *, step: str) -> Figure:
     Criteria do not compare across layers, so each row has its own unit, which stands at its right end.
     """
     steps, names, means = mean_scores(snapshots)
-    with np.errstate(divide="ignore"):
-        logs = np.where(means > 0, np.log2(means), np.nan)
-    middle = np.nanmean(logs, axis=1, keepdims=True) if np.isfinite(logs).any() else np.zeros((len(names), 1))
+    logs = np.ma.log2(means)  # masked where nothing has a logarithm
+    middle = logs.mean(axis=1, keepdims=True)
     relative = logs - middle
-    reach = max(float(np.nanquantile(np.abs(relative), 0.98)) if np.isfinite(relative).any() else 0.0, 0.5)
+    reach = max(np.quantile(np.abs(relative.compressed()), 0.98), 0.5) if relative.count() else 0.5
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 1.5 + 0.3 * len(names)))
         axes = figure.add_subplot()
@@ -67,7 +75,7 @@ def importance(snapshots: Records, events: Records, *, step: str) -> Figure:
         axes.tick_params(axis="y", length=0)
         beside: Any = {"transform": axes.get_yaxis_transform(), "fontsize": 7, "va": "center"}
         axes.text(1.01, -0.35, "mean", **beside)
-        for row, value in enumerate(2 ** middle[:, 0]):
+        for row, value in enumerate((2**middle[:, 0]).filled(0)):
             axes.text(1.01, row + 0.5, f"{value:.1e}", **beside)
         _steps_axis(axes, step)
         _event_marks(axes, events)
@@ -213,10 +221,8 @@ def outcome(rows: Records, *, train: str, evaluation: str, label: str, cost: str
             *([row[key] for row in final] for key in ("prune/macs_left", evaluation)),
             marker="D", s=36, facecolors="white", edgecolors=UNDONE, linewidths=1.6, zorder=4,
         )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_xlim(1.08, min([*levels, *(row["prune/macs_left"] for row in final), 1.0]) / 1.08)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.xaxis.set_minor_formatter(PercentFormatter(1, decimals=0))
+        smallest = min([*levels, *(row["prune/macs_left"] for row in final), 1.0])
+        _share_axis(axes, smallest)
         axes.set_xlabel(f"{cost} left")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -232,6 +238,62 @@ def outcome(rows: Records, *, train: str, evaluation: str, label: str, cost: str
         bar = figure.colorbar(dots, ax=axes, format=EngFormatter(sep=""), pad=0.02)
         bar.set_label(step)
         bar.outline.set_visible(False)
+    return figure
+
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
+MARKERS = "osD^vP"
+
+
+def tradeoff(table: Records, *, dense: str, scratch: str) -> Figure:
+    """Quality against the parameters left, a line for each method: mean over the seeds, least and largest as a bar.
+
+    Args:
+        table: rows with ``method``, ``target``, ``parameters_left`` and ``psnr``.
+        dense: the method that is not pruned: a horizontal line.
+        scratch: the method that is small from the start: dashed.
+    """
+    methods = [name for name in dict.fromkeys(row["method"] for row in table) if name not in (dense, scratch)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.8, 4.2))
+        axes = figure.add_subplot()
+        whole = np.mean([row["psnr"] for row in table if row["method"] == dense])
+        axes.axhline(whole, color=INK, linewidth=1, linestyle=":", label=dense)
+        _method(axes, table, scratch, color=INK, linestyle="--", marker="x")
+        for number, name in enumerate(methods):
+            hue, line = PALETTE[number % len(PALETTE)], "-" if number < len(PALETTE) else "-."
+            _method(axes, table, name, color=hue, linestyle=line, marker=MARKERS[number % len(MARKERS)])
+        _share_axis(axes, min(row["parameters_left"] for row in table))
+        axes.set_xlabel("parameters left")
+        axes.set_ylabel("PSNR, dB")
+        axes.grid(True)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def _method(axes: Axes, table: Records, name: str, **style: Any) -> None:
+    """One method: its means, with bars where there are several seeds."""
+    rows = [row for row in table if row["method"] == name]
+    groups = [[row for row in rows if row["target"] == target] for target in sorted({row["target"] for row in rows})]
+    left = [np.mean([row["parameters_left"] for row in group]) for group in groups]
+    ratios = [[row["psnr"] for row in group] for group in groups]
+    mean = np.array([np.mean(values) for values in ratios])
+    spread = [mean - [min(values) for values in ratios], [max(values) for values in ratios] - mean]
+    axes.errorbar(left, mean, spread, label=name, linewidth=1.3, markersize=4, elinewidth=0.8, **style)
+
+
+def gallery(rows: Mapping[str, Float[Any, "N X"]], side: int) -> Figure:
+    """Square pictures side by side, a labelled row of them for each entry."""
+    count = len(next(iter(rows.values())))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * count + 1.4, 0.66 * len(rows)))
+        grid = figure.subplots(len(rows), count, squeeze=False)
+        for line, (label, pictures) in zip(grid, rows.items(), strict=True):
+            for axes, picture in zip(line, pictures, strict=True):
+                axes.imshow(np.asarray(picture).reshape(side, side), cmap="gray", vmin=0, vmax=1)
+                axes.set_xticks([])
+                axes.set_yticks([])
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -321,6 +383,18 @@ def _steps_axis(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(label)
+
+
+def _share_axis(axes: Axes, smallest: float) -> None:
+    """What is left of the whole, from 100 % at the left down to the smallest share, in even factors."""
+    axes.set_xscale("log")
+    axes.set_xlim(1.08, smallest / 1.08)
+    axes.xaxis.set_major_locator(FixedLocator([share for share in SHARES if share >= smallest / 1.08]))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+SHARES = (1, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 
 
 def _edges(steps: Float[np.ndarray, "T"]) -> Float[np.ndarray, "S"]:

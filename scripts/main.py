@@ -16,6 +16,7 @@ COMMANDS = {
     "sparsity": "how compressible an agent is, and what theory lets go",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
+    "autoencoder": "prune an autoencoder by every criterion and compare",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
 
@@ -76,7 +77,7 @@ def _fail(message: str) -> int:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: tdmpc COMMAND ...\n\n{rows}\n\n'tdmpc COMMAND --help' explains every option."
 
 

@@ -124,9 +124,7 @@ def _lead(folder: Path, rows: list[dict[str, Any]]) -> str:
 
 def _unpruned(folder: Path) -> str:
     target = json.loads((folder / runs.CONFIG).read_text()).get("prune", {}).get("target", 0)
-    return (
-        f"no event was due yet on the way to {target:.0%}" if target else "the run was started without --prune.target"
-    )
+    return f"no event yet on the way to {target:.0%}" if target else "the run was started without --prune.target"
 
 
 def _result(folder: Path) -> dict[str, str]:

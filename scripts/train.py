@@ -15,12 +15,12 @@ import tyro
 from compression.config import PruneConfig, resolved
 from compression.config import check as check_pruning
 from compression.tdmpc_groups import AgentPruner, agent_groups
+from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
 from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
 from tdmpc.envs import describe, resolve
 from tdmpc.evaluation import Evaluation, frame_rate
-from tdmpc.figures import PUBLISHED, learning_curve, training_panels
 from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
 from tdmpc.pruner import NullPruner
 from tdmpc.spec import EnvSpec
@@ -193,19 +193,18 @@ def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Check
 
 
 def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any]:
-    """Write what a finished run shows: summary, curves, film."""
+    """Write what a finished run shows: summary, film, pictures, and the page with all of them."""
     folder, spec = trainer.folder, trainer.spec
     meta = {"env_steps": trainer.env_steps, "agent_steps": trainer.agent_steps, "wall_s": trainer.wall_s}
     summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
     runs.write_json(folder / runs.SUMMARY, summary)
     sink.log(evaluation_row(trainer, result))
-    rows = read_rows(folder / runs.METRICS)
-    runs.write_curve(folder / runs.CURVE_TABLE, rows)
-    learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
-    training_panels(rows, folder / runs.PANELS, title=spec.id)
+    runs.write_curve(folder / runs.CURVE_TABLE, read_rows(folder / runs.METRICS))
     if result.frames:
         write_video(folder / runs.VIDEO, result.frames, frame_rate(spec))
         sink.video(folder / runs.VIDEO, trainer.env_steps)
+    for picture in write_report(folder):
+        sink.image(f"report/{picture.path.stem}", picture.path, trainer.env_steps)
     log.info("return %.1f +- %.1f over %d episodes", result.return_mean, result.return_std, len(result.returns))
     return summary
 

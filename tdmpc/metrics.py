@@ -43,6 +43,9 @@ class Sink:
     def video(self, path: Path, env_steps: int) -> None:
         """Take a video file."""
 
+    def image(self, name: str, path: Path, env_steps: int) -> None:
+        """Take a picture."""
+
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
         """Take a table, whole each time."""
 
@@ -82,6 +85,10 @@ class Metrics(Sink):
     def video(self, path: Path, env_steps: int) -> None:
         for sink in self._sinks:
             sink.video(path, env_steps)
+
+    def image(self, name: str, path: Path, env_steps: int) -> None:
+        for sink in self._sinks:
+            sink.image(name, path, env_steps)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
         for sink in self._sinks:
@@ -368,11 +375,11 @@ class WandbSink(Sink):
         if mode == "disabled":
             return
         try:  # by name: a folder wandb/ in the working directory also imports as an empty package
-            from wandb import Artifact, Histogram, Settings, Table, Video, init
+            from wandb import Artifact, Histogram, Image, Settings, Table, Video, init
         except ImportError as error:
             raise ImportError(f"--wandb {mode} needs Weights & Biases: pip install 'tdmpc[train]'") from error
         self._artifact_type, self._video_type = Artifact, Video
-        self._table_type, self._histogram_type = Table, Histogram
+        self._image_type, self._table_type, self._histogram_type = Image, Table, Histogram
         with self._never_raising("start"):
             run = init(
                 mode=mode,
@@ -401,6 +408,11 @@ class WandbSink(Sink):
         with self._never_raising("log a video"):
             if self._run:
                 self._run.log({"env_steps": env_steps, "eval/video": self._video_type(str(path), format="mp4")})
+
+    def image(self, name: str, path: Path, env_steps: int) -> None:
+        with self._never_raising("log a picture"):
+            if self._run:
+                self._run.log({"env_steps": env_steps, name: self._image_type(str(path))})
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], env_steps: int) -> None:
         with self._never_raising("log a table"):

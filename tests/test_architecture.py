@@ -35,6 +35,8 @@ EXTRAS = {
 }
 """The extras that a package may import from, besides the base dependencies."""
 RUN_TIME_EXTRAS = ("deploy", "openvino")
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Whose name differs from what is imported."""
 JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 House = Mapping[str, ast.Module]
@@ -114,7 +116,7 @@ def requirements(*extras: str) -> set[str]:
 def undeclared(house: House, extras: tuple[str, ...]) -> list[str]:
     known = requirements(*extras)
     foreign = [use for use in imports(house) if use.top not in sys.stdlib_module_names and use.top not in MAY_IMPORT]
-    return [str(use) for use in foreign if canonicalize_name(use.top) not in known]
+    return [str(use) for use in foreign if canonicalize_name(DISTRIBUTIONS.get(use.top, use.top)) not in known]
 
 
 def wrong_way_imports(house: House) -> list[str]:

@@ -25,6 +25,7 @@ OPTIONS = {
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
     "report": "RUN",
+    "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
     "demo": "--run-dir --seed --threads",

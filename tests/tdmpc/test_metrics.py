@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
@@ -379,6 +380,18 @@ def test_an_offline_run_reads_back(offline_wandb: None, tmp_path: Path) -> None:
     (artifact,) = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
     assert (artifact.type, artifact.name) == ("model", f"checkpoint-{run.run_id}")
     assert "step-16" in artifact.aliases and json.loads(artifact.metadata) == {"env_steps": 16}
+
+
+def test_an_offline_run_has_pictures(offline_wandb: None, tmp_path: Path) -> None:
+    """A picture is logged under its name at its step, as the file that it is."""
+    picture = tmp_path / "widths.png"
+    Image.new("RGB", (3, 2)).save(picture)
+    with Metrics([open_wandb(tmp_path)]) as metrics:
+        metrics.image("report/widths", picture, 16)
+    ((row,),) = [history_of(records) for records in logs_of(tmp_path)]
+    assert (row["env_steps"], row["report/widths/width"], row["report/widths/height"]) == (16, 3, 2)
+    (logged,) = tmp_path.glob(f"wandb/offline-run-*/files/{row['report/widths/path']}")
+    assert logged.read_bytes() == picture.read_bytes()
 
 
 def test_a_resumed_run_keeps_its_id(offline_wandb: None, tmp_path: Path) -> None:

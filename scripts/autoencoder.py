@@ -1,0 +1,434 @@
+"""``tdmpc autoencoder``: a second user of the compression code; how well images survive, by criterion and size."""
+
+import csv
+import dataclasses
+import gzip
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from compression import figures
+from compression.config import PruneConfig, check, resolved
+from compression.groups import Axis, Groups, Keep, Slice
+from compression.importance import CRITERIA, CriterionName
+from compression.pruner import Judgement, OnlinePruner
+from compression.records import EVENTS, IMPORTANCE, read
+from compression.report import Picture, page
+from compression.shrink import load_training_state, shrink, training_state
+from tdmpc import runs
+from tdmpc.config import ConfigError, Widths, to_json
+from tdmpc.figures import save
+from tdmpc.layers import mlp
+
+DENSE, SCRATCH = "dense", "scratch"
+"""Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
+STEP = "updates"
+TABLE = "results.csv"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of an autoencoder."""
+
+    encoder: Widths = (128, 64)
+    latent: int = 32
+    decoder: Widths = (64, 128)
+
+
+@dataclass(frozen=True)
+class AutoencoderArgs:
+    """Train an autoencoder on images of digits and prune it while it trains, by each criterion to each target.
+
+    The images are scikit-learn's bundled digits (1,797 of 8 x 8), or MNIST's.
+    """
+
+    criteria: tuple[CriterionName, ...] = tuple(CRITERIA)
+    targets: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """Shares of the parameters to remove."""
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 2000
+    """Updates of each training."""
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    shape: Shape = field(default_factory=Shape)
+    prune: PruneConfig = field(default_factory=lambda: PruneConfig(budget="parameters", min_width=2, guard=False))
+    """Target and criterion are those above; without the guard every criterion reaches every target."""
+    mnist: Path | None = None
+    """Folder with MNIST's IDX files, packed (.gz) or not; never downloaded."""
+    run_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/autoencoder")
+    """New folder for tables, pictures and report.html."""
+    threads: int = 1
+
+
+# Images ----------------------------------------------------------------------------------------------------------
+
+
+class Images(NamedTuple):
+    """Pictures with values from 0 to 1, a row each."""
+
+    train: Float[Tensor, "N X"]
+    held_out: Float[Tensor, "N X"]
+    """Judges pruning events."""
+    test: Float[Tensor, "N X"]
+    side: int
+
+
+def digits() -> Images:
+    """scikit-learn's digits, in a fixed order."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits come with scikit-learn: pip install 'tdmpc[train]'") from error
+    pictures = torch.from_numpy(load_digits().data).float() / 16
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
+    test, held_out, train = pictures[order].split([300, 200, len(pictures) - 500])
+    return Images(train, held_out, test, side=8)
+
+
+def mnist(folder: Path) -> Images:
+    """MNIST from its IDX files.
+
+    Raises:
+        ConfigError: they are not there, or not what they should be.
+    """
+    train, test = (_read_idx(folder, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
+    return Images(train[1000:], train[:1000], test, side=math.isqrt(train.shape[1]))
+
+
+def _read_idx(folder: Path, name: str) -> Float[Tensor, "N X"]:
+    """Pictures of an IDX file: magic 0, 0, 8 (bytes), 3 (axes); three big-endian sizes; the bytes."""
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+    if path is None:
+        raise ConfigError(f"--mnist: {folder} has no {name} (or {name}.gz)")
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    sizes = np.frombuffer(content[4:16], ">u4").tolist()
+    if content[:4] != bytes([0, 0, 8, 3]) or len(sizes) != 3 or len(content) != 16 + math.prod(sizes):
+        raise ConfigError(f"--mnist: {path} is no IDX file of pictures, or is cut short")
+    pictures = np.frombuffer(content, np.uint8, offset=16).reshape(sizes[0], -1)
+    return torch.from_numpy(pictures.astype(np.float32) / 255)
+
+
+# The model and its groups ----------------------------------------------------------------------------------------
+
+
+class Autoencoder(nn.Module):
+    """Encoder, latent, decoder; the outputs are squashed to the range of the pictures."""
+
+    def __init__(self, shape: Shape, pixels: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = mlp(pixels, shape.encoder, shape.latent)
+        self.decoder = mlp(shape.latent, shape.decoder, pixels)
+
+    def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N X"]:
+        return torch.sigmoid(self.decoder(self.encoder(x)))
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Hidden units of both components, and the latent coordinates that couple them."""
+        hidden = [
+            Axis(name, layer, width, (*_rows(name, layer), Slice(f"{name}.{2 * layer + 2}.weight", 1)))
+            for name in ("encoder", "decoder")
+            for layer, width in enumerate(getattr(self.shape, name))
+        ]
+        last = len(self.shape.encoder)
+        latent = Axis("latent", None, self.shape.latent, (*_rows("encoder", last), Slice("decoder.0.weight", 1)))
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
+        return Groups((*hidden, latent), shapes, {name: 1 for name in shapes if name.endswith("weight")})
+
+
+def _rows(component: str, layer: int) -> tuple[Slice, Slice]:
+    """Linear layers have the even places, activations lie between them."""
+    return Slice(f"{component}.{2 * layer}.weight", 0), Slice(f"{component}.{2 * layer}.bias", 0)
+
+
+def with_widths(shape: Shape, widths: Mapping[str, int]) -> Shape:
+    """A shape with other widths, by the names of axes."""
+
+    def layers(name: str) -> Widths:
+        return tuple(widths[f"{name}.{layer}"] for layer in range(len(getattr(shape, name))))
+
+    return Shape(layers("encoder"), widths["latent"], layers("decoder"))
+
+
+def psnr(model: nn.Module, pictures: Float[Tensor, "N X"]) -> float:
+    """Peak signal-to-noise ratio of the reconstructions in dB; the peak is 1."""
+    with torch.no_grad():
+        return -10 * math.log10(F.mse_loss(model(pictures), pictures).item())
+
+
+class Training:
+    """An autoencoder with its optimiser: what is trained, and what the pruner sees."""
+
+    def __init__(self, shape: Shape, images: Images, learning_rate: float) -> None:
+        self.images, self.learning_rate = images, learning_rate
+        self.model = Autoencoder(shape, images.train.shape[1])
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
+
+    @property
+    def groups(self) -> Groups:
+        """As the model is now."""
+        return self.model.groups
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By name."""
+        return dict(self.model.named_parameters())
+
+    def shrunk(self, keep: Keep) -> Self:
+        """A smaller one with the moments that belong to it."""
+        state = shrink(training_state(self.model, self.optimizer), self.groups, keep)
+        shape = with_widths(self.model.shape, self.groups.kept(keep).widths)
+        smaller = type(self)(shape, self.images, self.learning_rate)
+        load_training_state(smaller.model, smaller.optimizer, state)
+        return smaller
+
+    @torch.no_grad()
+    def judge(self, before: Self, draw: int) -> Judgement:
+        """On all held-out pictures; the error as a share of what the mean picture leaves."""
+        pictures = self.images.held_out
+        errors = [F.mse_loss(training.model(pictures), pictures).item() for training in (before, self)]
+        ratios = [psnr(training.model, pictures) for training in (before, self)]
+        constant = pictures.var(0, correction=0).mean().item()
+        losses = [{"reconstruction": error, "psnr": ratio} for error, ratio in zip(errors, ratios, strict=True)]
+        return Judgement(*losses, worsening={"reconstruction": (errors[1] - errors[0]) / constant})
+
+    def update(self, pictures: Float[Tensor, "N X"], pruner: OnlinePruner | None) -> None:
+        """One step of Adam."""
+        self.optimizer.zero_grad()
+        F.mse_loss(self.model(pictures), pictures).backward()
+        if pruner:
+            pruner.observe(self.parameters())
+        self.optimizer.step()
+
+
+# Experiments -----------------------------------------------------------------------------------------------------
+
+
+def train(
+    args: AutoencoderArgs, shape: Shape, images: Images, seed: int, prune: PruneConfig | None, folder: Path
+) -> tuple[Autoencoder, list[dict[str, Any]]]:
+    """Train one model, pruned or not; returns it and a row of what it reached in regular distances."""
+    torch.manual_seed(seed)
+    training = Training(shape, images, args.learning_rate)
+    pruner = OnlinePruner(prune, training.groups, folder, seed=seed) if prune else None
+    rows = []
+    for step in range(1, args.steps + 1):
+        training.update(images.train[torch.randint(len(images.train), (args.batch_size,))], pruner)
+        if pruner:
+            training = pruner.advance(training, step=step)
+        if step % max(args.steps // 60, 1) == 0:
+            row = pruner.row() if pruner else {}
+            rows.append({"kind": "eval", "env_steps": step, "psnr": psnr(training.model, images.held_out), **row})
+    return training.model, rows
+
+
+def scratch_shape(dense: Shape, pixels: int, target: float) -> Shape:
+    """The largest evenly narrowed shape with no more parameters than pruning to a target leaves."""
+    most = (1 - target) * count(dense, pixels)
+    for scale in np.linspace(1, 0, 400, endpoint=False):
+        shape = _narrowed(dense, float(scale))
+        if count(shape, pixels) <= most:
+            return shape
+    raise ConfigError(f"--targets: {target} leaves less than one unit in each layer")
+
+
+def _narrowed(shape: Shape, scale: float) -> Shape:
+    def narrow(width: int) -> int:
+        return max(round(width * scale), 1)
+
+    return Shape(tuple(map(narrow, shape.encoder)), narrow(shape.latent), tuple(map(narrow, shape.decoder)))
+
+
+def count(shape: Shape, pixels: int) -> int:
+    """Parameters of an autoencoder."""
+    widths = (pixels, *shape.encoder, shape.latent, *shape.decoder, pixels)
+    return sum((before + 1) * after for before, after in pairwise(widths))
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    method: str
+    """A criterion, ``dense`` or ``scratch``."""
+    target: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.method}-{self.target:g}-{self.seed}"
+
+
+def plan(args: AutoencoderArgs) -> list[Run]:
+    """Every training, seed by seed."""
+    return [
+        Run(method, target, seed)
+        for seed in args.seeds
+        for method, targets in [(DENSE, (0.0,)), *((name, args.targets) for name in (SCRATCH, *args.criteria))]
+        for target in targets
+    ]
+
+
+def pruning(args: AutoencoderArgs, run: Run) -> PruneConfig:
+    """How a run is pruned, with everything filled in."""
+    method: Any = run.method
+    prune = dataclasses.replace(args.prune, target=run.target, criterion=method)
+    return resolved(prune, begin=0, length=args.steps)
+
+
+def main(arguments: list[str]) -> int:
+    """Train them all; write table, pictures and page."""
+    args = tyro.cli(AutoencoderArgs, args=arguments, prog="tdmpc autoencoder")
+    torch.set_num_threads(args.threads)
+    logging.getLogger("compression").setLevel(logging.WARNING)  # events are in the records
+    images = mnist(args.mnist) if args.mnist else digits()
+    pixels, runs_to_do = images.train.shape[1], plan(args)
+    _check(args, pixels)
+    folder = runs.create(args.run_dir)
+    table, models, curves = [], {}, {}
+    for number, run in enumerate(runs_to_do, start=1):
+        shape = scratch_shape(args.shape, pixels, run.target) if run.method == SCRATCH else args.shape
+        prune = None if run.method in (DENSE, SCRATCH) else pruning(args, run)
+        (folder / run.name).mkdir()
+        models[run], curves[run] = train(args, shape, images, run.seed, prune, folder / run.name)
+        left = count(models[run].shape, pixels) / count(args.shape, pixels)
+        table.append({**run._asdict(), "parameters_left": left, "psnr": psnr(models[run], images.test)})
+        print(f"{number}/{len(runs_to_do)} {run.name}: {left:.1%} of the parameters, {table[-1]['psnr']:.2f} dB")
+    _write_table(folder / TABLE, table)
+    _report(args, folder, table, models, curves, images)
+    _show(table, args)
+    print(folder / "report.html")
+    return 0
+
+
+def _check(args: AutoencoderArgs, pixels: int) -> None:
+    """Refuse what cannot work before the first training; raises ConfigError or PruneError."""
+    counts = {"--steps": args.steps, "--batch-size": args.batch_size, "--threads": args.threads}
+    lengths = {"--criteria": len(args.criteria), "--targets": len(args.targets), "--seeds": len(args.seeds)}
+    problems = [f"{flag} must be positive, got {value}" for flag, value in counts.items() if value < 1]
+    problems += [f"{flag} needs at least one" for flag, length in lengths.items() if not length]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    groups = Autoencoder(args.shape, pixels).groups
+    for target in args.targets:
+        prune = pruning(args, Run(args.criteria[0], target, 0))
+        check(prune, groups, groups, begin=0, length=args.steps)
+        scratch_shape(args.shape, pixels, target)
+
+
+def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    rounded = {"parameters_left": "{:.4f}", "psnr": "{:.3f}"}
+    with path.open("w", newline="") as file:
+        rows = csv.DictWriter(file, list(table[0]))
+        rows.writeheader()
+        rows.writerows({**row, **{name: form.format(row[name]) for name, form in rounded.items()}} for row in table)
+
+
+def _show(table: Sequence[Mapping[str, Any]], args: AutoencoderArgs) -> None:
+    means = _means(table)
+    shown = Table("method", *(f"-{target:.0%}" for target in args.targets), title="PSNR of test pictures, dB")
+    shown.add_row(DENSE, *[f"{means[DENSE, 0.0]:.2f}"] * len(args.targets))
+    for method in (SCRATCH, *args.criteria):
+        shown.add_row(method, *(f"{means[method, target]:.2f}" for target in args.targets))
+    Console().print(shown)
+
+
+def _means(table: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], float]:
+    """Mean PSNR over the seeds, by method and target."""
+    keys = dict.fromkeys((row["method"], row["target"]) for row in table)
+    return {
+        key: float(np.mean([row["psnr"] for row in table if (row["method"], row["target"]) == key])) for key in keys
+    }
+
+
+# Report ----------------------------------------------------------------------------------------------------------
+
+
+def _report(
+    args: AutoencoderArgs,
+    folder: Path,
+    table: list[dict[str, Any]],
+    models: Mapping[Run, Autoencoder],
+    curves: Mapping[Run, list[dict[str, Any]]],
+    images: Images,
+) -> None:
+    """Pictures and page; what happens inside a run is shown for the first criterion at the largest target."""
+    target, seed = max(args.targets), args.seeds[0]
+    shown = Run(args.criteria[0], target, seed)
+    events, snapshots = (read(folder / shown.name / name) for name in (EVENTS, IMPORTANCE))
+    pictures = []
+
+    def add(name: str, figure: Any, title: str, caption: str) -> None:
+        save(figure, folder / f"{name}.png")
+        pictures.append(Picture(folder / f"{name}.png", title, caption))
+
+    add(
+        *("psnr", figures.tradeoff(table, dense=DENSE, scratch=SCRATCH), "Quality against size"),
+        f"Test pictures, mean of {len(args.seeds)} seed(s). Scratch: evenly narrower from the start.",
+    )
+    rows = {"pictures": images.test[:10], **_reconstructions(models, images, seed, args)}
+    add("reconstructions", figures.gallery(rows, images.side), "Reconstructions", "The first ten test pictures.")
+    for criterion in args.criteria:
+        records = [read(folder / Run(criterion, target, seed).name / name) for name in (IMPORTANCE, EVENTS)]
+        add(
+            *(f"importance-{criterion}", figures.importance(*records, step=STEP), f"Importance by {criterion}"),
+            f"On the way to {target:.0%} fewer parameters. Mean score of the units that a layer has at the time, "
+            "against its own mean over the run (at the right). Marks above: pruning events.",
+        )
+    about = f"{shown.method}, on the way to {target:.0%} fewer parameters. "
+    add("units", figures.units(snapshots, step=STEP), "Importance of units", f"{about}White from where it was removed.")
+    add(
+        *("widths", figures.widths(snapshots, events, last=args.steps, step=STEP), "Widths"),
+        f"{about}Dense width, arrow, width at the end.",
+    )
+    if events:
+        names = {"label": "PSNR of held-out pictures, dB", "cost": "multiply-adds", "step": STEP}
+        shrinking = figures.outcome(curves[shown], train="psnr", evaluation="", **names)
+        add("outcome", shrinking, "Quality while it shrinks", f"{about}Time goes to the right.")
+        add("events", figures.losses(events, step=STEP), "Events", f"{about}On held-out pictures.")
+    text = page(
+        title="Autoencoder, pruned while it trains",
+        lead=f"{'MNIST' if args.mnist else 'digits'}, {len(images.train):,} pictures, {args.steps:,} updates",
+        result=_result(table, args),
+        pictures=pictures,
+        events=events,
+        step=STEP,
+        unpruned="every target was refused by the guard",
+        settings=json.dumps(to_json(args), indent=1, default=str),
+    )
+    (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _reconstructions(
+    models: Mapping[Run, Autoencoder], images: Images, seed: int, args: AutoencoderArgs
+) -> dict[str, Tensor]:
+    chosen = {DENSE: Run(DENSE, 0.0, seed)}
+    chosen |= {f"{args.criteria[0]}, -{target:.0%}": Run(args.criteria[0], target, seed) for target in args.targets}
+    with torch.no_grad():
+        return {label: models[run](images.test[:10]) for label, run in chosen.items()}
+
+
+def _result(table: Sequence[Mapping[str, Any]], args: AutoencoderArgs) -> dict[str, str]:
+    means = _means(table)
+    lines = {DENSE: f"{means[DENSE, 0.0]:.2f} dB"}
+    for target in args.targets:
+        ranked = sorted((means[name, target] for name in args.criteria), reverse=True)
+        best = [name for name in args.criteria if means[name, target] == ranked[0]]
+        scratch = means[SCRATCH, target]
+        lines[f"{target:.0%} fewer"] = f"best {ranked[0]:.2f} dB ({best[0]}), scratch {scratch:.2f} dB"
+    return lines
