@@ -75,7 +75,7 @@ def importance(snapshots: Records, events: Records, *, step: str) -> Figure:
         axes.tick_params(axis="y", length=0)
         beside: Any = {"transform": axes.get_yaxis_transform(), "fontsize": 7, "va": "center"}
         axes.text(1.01, -0.35, "mean", **beside)
-        for row, value in enumerate((2**middle[:, 0]).filled(0)):
+        for row, value in enumerate((2 ** middle[:, 0]).filled(0)):
             axes.text(1.01, row + 0.5, f"{value:.1e}", **beside)
         _steps_axis(axes, step)
         _event_marks(axes, events)

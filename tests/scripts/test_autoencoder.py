@@ -93,9 +93,7 @@ def test_training_goes_on_with_its_moments() -> None:
     training.update(training.images.train, None)
     before = [parameter.clone() for parameter in training.model.parameters()]
     smaller = training.shrunk({"decoder.1": torch.tensor([[0, 5, 11]])})
-    moment, cut = (
-        one.optimizer.state[one.parameters()["decoder.2.weight"]]["exp_avg"] for one in (training, smaller)
-    )
+    moment, cut = (one.optimizer.state[one.parameters()["decoder.2.weight"]]["exp_avg"] for one in (training, smaller))
     torch.testing.assert_close(cut, moment[[0, 5, 11]])
     smaller.update(smaller.images.train, None)
     assert all(torch.equal(old, new) for old, new in zip(before, training.model.parameters(), strict=True))
@@ -148,9 +146,7 @@ def test_all_criteria_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
         ("--mnist=/nowhere", "--mnist: /nowhere has no train-images-idx3-ubyte"),
     ],
 )
-def test_what_cannot_be_done_is_refused(
-    tmp_path: Path, fails: Callable[..., str], option: str, message: str
-) -> None:
+def test_what_cannot_be_done_is_refused(tmp_path: Path, fails: Callable[..., str], option: str, message: str) -> None:
     """Settings that cannot work are one clear line before any training."""
     assert message in fails("autoencoder", *SMALL, f"--run-dir={tmp_path / 'out'}", option)
     assert not (tmp_path / "out").exists()
