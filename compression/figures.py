@@ -257,7 +257,7 @@ def tradeoff(table: Records, *, dense: str, scratch: str) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.8, 4.2))
         axes = figure.add_subplot()
-        whole = np.mean([row["psnr"] for row in table if row["method"] == dense])
+        whole = float(np.mean([row["psnr"] for row in table if row["method"] == dense]))
         axes.axhline(whole, color=INK, linewidth=1, linestyle=":", label=dense)
         _method(axes, table, scratch, color=INK, linestyle="--", marker="x")
         for number, name in enumerate(methods):

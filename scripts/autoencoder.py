@@ -94,7 +94,7 @@ def digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits come with scikit-learn: pip install 'tdmpc[train]'") from error
-    pictures = torch.from_numpy(load_digits().data).float() / 16
+    pictures = torch.from_numpy(load_digits(return_X_y=True)[0]).float() / 16
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
     test, held_out, train = pictures[order].split([300, 200, len(pictures) - 500])
     return Images(train, held_out, test, side=8)
