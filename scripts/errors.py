@@ -1,10 +1,17 @@
 """What a user can cause, and is told in one line."""
 
-from compression.config import PruneError
-from tdmpc.agent import NonFiniteError
-from tdmpc.checkpoint import CheckpointError
-from tdmpc.config import ConfigError
-from tdmpc.envs import UnsupportedEnvironment
-from tdmpc.runs import RunError
+from importlib.util import find_spec
 
-EXPECTED = (CheckpointError, ConfigError, NonFiniteError, PruneError, RunError, UnsupportedEnvironment)
+from deploy.bundle import BundleError
+
+EXPECTED: tuple[type[Exception], ...] = (BundleError,)
+
+if find_spec("torch") is not None:  # on a robot there is only ``deploy``
+    from compression.config import PruneError
+    from tdmpc.agent import NonFiniteError
+    from tdmpc.checkpoint import CheckpointError
+    from tdmpc.config import ConfigError
+    from tdmpc.envs import UnsupportedEnvironment
+    from tdmpc.runs import RunError
+
+    EXPECTED += (CheckpointError, ConfigError, NonFiniteError, PruneError, RunError, UnsupportedEnvironment)

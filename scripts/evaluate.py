@@ -76,5 +76,5 @@ def show(summary: dict[str, object], *, title: str) -> None:
 
 def _readable(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.2f}" if value == 0 or abs(value) >= 0.005 else f"{value:.1e}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -16,6 +16,11 @@ COMMANDS = {
     "sparsity": "how compressible an agent is, and what theory lets go",
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
+    "suite": "run tasks x methods x seeds of an experiment, here or on a cluster",
+    "export": "make a controller of a run that needs no PyTorch",
+    "validate": "play a controller in its environment, beside its agent",
+    "latency": "time controllers, one call after the other or at a control period",
+    "native": "build and run the controller in C++",
     "autoencoder": "prune an autoencoder by every criterion and compare",
     "demo": "train, evaluate and show an agent in a few minutes",
 }
@@ -48,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(stopped, file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in ("tyro", "rich"):
+            return _fail("the command line needs: pip install 'tdmpc[train]', or on a robot 'tdmpc[deploy,latency]'")
         if not _is_expected(error):
             raise
         return _fail(str(error))

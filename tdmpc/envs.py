@@ -202,6 +202,16 @@ def make_env(env_id: str, *, action_repeat: int | None = None, render: bool = Fa
     return _adapt(_construct(env_id, render), env_id, action_repeat)
 
 
+def make_bare_env(env_id: str, *, action_repeat: int | None = None) -> gym.Env:
+    """The environment with its own sensors and actuators, decision by decision: what a controller in use meets.
+
+    Raises:
+        UnsupportedEnvironment: as ``make_env``.
+    """
+    env_id = resolve(env_id)
+    return _repeated(_construct(env_id), env_id, action_repeat)
+
+
 def default_action_repeat(env_id: str) -> int:
     """Environment steps for each decision: as published for dm_control's domains, 1 for everything else."""
     if not env_id.startswith(DM_CONTROL):
@@ -249,14 +259,18 @@ def _registration(env_id: str) -> RegisteredSpec:
 
 def _adapt(env: gym.Env, env_id: str, action_repeat: int | None) -> gym.Env:
     """Repeat, scale, clip and flatten; the repeat is innermost, so that the rest is done once a decision."""
-    repeat = default_action_repeat(env_id) if action_repeat is None else action_repeat
-    if repeat < 1:
-        raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
     actuators, sensors = _actuators(env_id, env.action_space), env.observation_space
     observations = Box(-np.inf, np.inf, (_observation_dim(env_id, sensors),), np.float32)
     actions = Box(-1.0, 1.0, (flatdim(actuators),), np.float32)
-    env = TransformAction(RepeatAction(env, repeat), lambda action: _drive(actuators, action), actions)
+    env = TransformAction(_repeated(env, env_id, action_repeat), lambda action: _drive(actuators, action), actions)
     return TransformObservation(env, lambda sensed: np.asarray(flatten(sensors, sensed), np.float32), observations)
+
+
+def _repeated(env: gym.Env, env_id: str, action_repeat: int | None) -> RepeatAction:
+    repeat = default_action_repeat(env_id) if action_repeat is None else action_repeat
+    if repeat < 1:
+        raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
+    return RepeatAction(env, repeat)
 
 
 def _drive(actuators: Box, action: np.ndarray) -> np.ndarray:

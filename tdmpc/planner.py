@@ -5,7 +5,7 @@ training, in evaluation and in an exported graph, where randomness has to be an 
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ class Proposals(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a plan ends with."""
+    """What an iteration, and so a plan, ends with."""
 
     mean: Float[Tensor, "H B A"]
     std: Float[Tensor, "H B A"]
@@ -79,7 +79,8 @@ def imagined_return(
     steps = torch.arange(len(latents), device=actions.device)
     weights = (discount**steps)[:, None, None].expand(-1, *rewards.shape[1:])
     if model.can_terminate:
-        survival = torch.sigmoid(-model.terminates(latents[1:])).cumprod(0)
+        # Step by step: ONNX has no running product.
+        survival = torch.stack(list(accumulate(torch.sigmoid(-model.terminates(latents[1:])), torch.mul)))
         weights = weights * torch.cat([torch.ones_like(survival[:1]), survival])
     final = latents[-1]
     return (weights[:-1] * rewards).sum(0) + weights[-1] * model.value(final, model.pi(final))
@@ -131,13 +132,36 @@ def mppi(
     std = torch.full_like(mean, config.max_std)
     plan = None
     for draws in noise.samples:
-        samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
-        values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
-        actions = torch.cat([samples, proposals.actions], dim=2)
-        plan = refit(mean, actions, values, config=config, min_std=min_std)
+        plan = improve(
+            *(model, z, mean, std, draws, proposals),
+            config=config,
+            discount=discount,
+            min_std=min_std,
+            evaluate=evaluate,
+        )
         mean, std = plan.mean, plan.std
     assert plan is not None, "a planner needs at least one iteration"
     return plan
+
+
+def improve(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    mean: Float[Tensor, "H B A"],
+    std: Float[Tensor, "H B A"],
+    draws: Float[Tensor, "H B N A"],
+    proposals: Proposals,
+    *,
+    config: PlannerConfig,
+    discount: float,
+    min_std: float,
+    evaluate: Callable[..., Tensor] = imagine,
+) -> Plan:
+    """One iteration: sample plans, value them, move to the best; the arguments are those of ``mppi``."""
+    samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
+    values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
+    actions = torch.cat([samples, proposals.actions], dim=2)
+    return refit(mean, actions, values, config=config, min_std=min_std)
 
 
 def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, config: PlannerConfig) -> Tensor:

@@ -30,8 +30,8 @@ RUN_TIME = ("deploy/__init__.py", "deploy/controller.py", "deploy/latency.py")
 EXTRAS = {
     "tdmpc": ("train",),
     "compression": ("train",),
-    "deploy": ("train", "deploy", "openvino"),
-    "scripts": ("train", "deploy", "openvino"),
+    "deploy": ("train", "deploy", "openvino", "export"),
+    "scripts": ("train", "suite", "deploy", "openvino", "export"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 RUN_TIME_EXTRAS = ("deploy", "openvino")

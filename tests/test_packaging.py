@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,9 @@ def lock() -> list[Requirement]:
 
 
 def declared() -> list[Requirement]:
-    """The direct dependencies that set-up installs on this Python: base, train and dev."""
+    """The direct dependencies that set-up installs on this Python: base and all extras."""
     extras = PROJECT["optional-dependencies"]
-    found = [Requirement(line) for line in [*PROJECT["dependencies"], *extras["train"], *extras["dev"]]]
+    found = [Requirement(line) for line in [*PROJECT["dependencies"], *chain.from_iterable(extras.values())]]
     return [requirement for requirement in found if requirement.name != PROJECT["name"] and applies(requirement)]
 
 

@@ -62,3 +62,12 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return captured.err.removeprefix("error: ").rstrip()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the finished run; tests read it only."""
+    folder = tmp_path_factory.mktemp("bundles") / "trained"
+    with toy_registered():
+        assert main(["export", str(trained), f"--out={folder}"]) == 0
+    return folder

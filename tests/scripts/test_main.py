@@ -28,6 +28,12 @@ OPTIONS = {
     "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
+    "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
+        --seed""",
+    "validate": "DIR --run --episodes --seed --backend --precision --threads --json",
+    "latency": """DIR --torch --backend --precision --threads --cores --spinning --calls --seconds --period-ms --periods
+        --deadline-ms --json --plot""",
+    "native": "build run",
     "demo": "--run-dir --seed --threads",
 }
 
@@ -123,6 +129,14 @@ def test_a_missing_extra_is_one_line(fails: Callable[..., str], monkeypatch: pyt
     """A part that is not installed is told with the line that installs it."""
     command_that_raises(monkeypatch, ImportError("figures need matplotlib: pip install 'tdmpc[train]'"))
     assert fails("train") == "figures need matplotlib: pip install 'tdmpc[train]'"
+
+
+def test_a_robot_is_told_what_its_command_line_needs(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the controller is installed, a command says what it needs besides."""
+    command_that_raises(monkeypatch, ModuleNotFoundError("No module named 'tyro'", name="tyro"))
+    assert "on a robot 'tdmpc[deploy,latency]'" in fails("latency")
 
 
 @pytest.mark.parametrize("error", [KeyError("agent"), OSError(errno.EIO, "I/O error"), ImportError("no module x")])

@@ -1,0 +1,127 @@
+"""What runs a graph: ONNX Runtime, or OpenVINO. Both are imported only when they are asked for."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from deploy.bundle import BundleError
+
+BackendName = Literal["onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a graph is run. State it beside every timing."""
+
+    backend: BackendName = "onnxruntime"
+    threads: int = 1
+    """More threads than free cores make every plan wait for the slowest one."""
+    spinning: bool = False
+    """Threads of ONNX Runtime that wait busily: quicker to start, and a core is lost to everything else."""
+    affinity: tuple[int, ...] = ()
+    """Cores to stay on, for this thread and those it starts (Linux); empty leaves the choice to the system."""
+    precision: Literal["fp32", "auto"] = "fp32"
+    """``auto``: bfloat16 with OpenVINO where the processor has it. Plans differ then: validate them."""
+
+
+class Graph(Protocol):
+    """A loaded graph."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of the inputs, by name."""
+        ...
+
+    precision: str
+    """In which the backend computes what the graph has in single precision: ``fp32`` or ``bf16``."""
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        ...
+
+
+def load(path: Path, runtime: Runtime) -> Graph:
+    """Load a graph.
+
+    Raises:
+        ImportError: the backend is not installed; the message says how to.
+        BundleError: the cores do not exist.
+    """
+    pin(runtime.affinity)
+    return BACKENDS[runtime.backend](path, runtime)
+
+
+def pin(cores: tuple[int, ...]) -> None:
+    """Stay on these cores, with every thread that is started from here on.
+
+    Raises:
+        BundleError: the system has no such core, or cannot pin.
+    """
+    if not cores:
+        return
+    try:
+        os.sched_setaffinity(0, cores)
+    except (AttributeError, OSError) as error:
+        raise BundleError(f"cannot stay on cores {', '.join(map(str, cores))}: {error}") from error
+
+
+class OnnxRuntimeGraph:
+    """A graph in ONNX Runtime, on the processor."""
+
+    precision = "fp32"
+
+    def __init__(self, path: Path, runtime: Runtime) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("controllers need ONNX Runtime: pip install 'tdmpc[deploy]'") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = runtime.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(runtime.spinning)))
+        self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.shapes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results: Any = self._session.run(self._outputs, inputs)
+        return dict(zip(self._outputs, results, strict=True))
+
+
+class OpenVinoGraph:
+    """A graph in OpenVINO, on the processor."""
+
+    def __init__(self, path: Path, runtime: Runtime) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ImportError("--backend openvino needs OpenVINO: pip install 'tdmpc[openvino]'") from error
+        core = openvino.Core()
+        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = "bf16" if native and runtime.precision == "auto" else "fp32"
+        settings = {
+            "INFERENCE_NUM_THREADS": runtime.threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # where to run is `affinity`'s to say
+        }
+        graph = core.read_model(os.fspath(path))
+        # Names of before: a compiled graph may have several for one port.
+        self._outputs = [port.get_any_name() for port in graph.outputs]
+        self.shapes = {port.get_any_name(): tuple(port.shape) for port in graph.inputs}
+        self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self._request.infer(dict(inputs))  # copied: a reading may be read-only
+        return {name: results[number] for number, name in enumerate(self._outputs)}
+
+
+BACKENDS: dict[BackendName, Callable[[Path, Runtime], Graph]] = {
+    "onnxruntime": OnnxRuntimeGraph,
+    "openvino": OpenVinoGraph,
+}

@@ -1,0 +1,150 @@
+"""The graphs of a bundle: the agent's own planner between what a sensor gives and what an actuator takes.
+
+No algorithm lives here: ``tdmpc.planner`` plans, these modules only flatten observations, shift the warm start and
+scale actions. A graph plans for one robot, so it has no batch axis: ``B`` is 1 inside and absent outside.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tdmpc.config import PlannerConfig
+from tdmpc.planner import Proposals, improve, propose, shift
+from tdmpc.spec import EnvSpec
+from tdmpc.world_model import WorldModel
+
+Sensors = tuple[Float[Tensor, "..."], ...]
+"""One tensor for each sensor, in the order and with the shapes of ``EnvSpec.observation_layout``."""
+
+
+class Start(NamedTuple):
+    """What every iteration needs, and the mean and deviation that the first one samples with."""
+
+    latent: Float[Tensor, "Z"]
+    proposals: Float[Tensor, "H P A"]
+    proposal_values: Float[Tensor, "P"]
+    mean: Float[Tensor, "H A"]
+    std: Float[Tensor, "H A"]
+
+
+class Refined(NamedTuple):
+    """A plan after one more iteration."""
+
+    action: Float[Tensor, "A"]
+    """In the actuator's units, within its bounds."""
+    new_mean: Float[Tensor, "H A"]
+    """The whole plan, in [-1, 1]."""
+    new_std: Float[Tensor, "H A"]
+    value: Float[Tensor, ""]
+    """Discounted return that the model expects, in the environment's units."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A planner with everything that a schedule or a flag decided: constants of the graphs."""
+
+    planner: PlannerConfig
+    """Its ``horizon`` is the one in force."""
+    min_std: float
+    discount: float
+
+
+class _Rows(nn.Module):
+    """A component that sees a matrix: runtimes fuse a linear layer with what follows only for two axes."""
+
+    def __init__(self, component: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.component, self.axis = component, axis
+
+    def forward(self, x: Float[Tensor, "*M X"]) -> Tensor:
+        return self.component(x.flatten(0, -2)).unflatten(self.axis, x.shape[:-1])
+
+
+def in_rows(model: WorldModel) -> WorldModel:
+    """A copy of a model whose components see matrices; its predictions are the same."""
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    for name, component in copied.components.items():
+        copied.components[name] = _Rows(component, 1 if name == "value" else 0)  # the ensemble's axis comes first
+    return copied
+
+
+class BundleGraph(nn.Module):
+    """A model with the units of its sensors and actuators."""
+
+    outputs: tuple[str, ...]
+    """Names of what ``forward`` returns."""
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, model: WorldModel, spec: EnvSpec, settings: Settings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.register_buffer("low", torch.tensor(spec.action_low))
+        self.register_buffer("high", torch.tensor(spec.action_high))
+
+    def _latent(self, sensors: Sensors) -> Float[Tensor, "1 Z"]:
+        return self.model.encode(torch.cat([sensor.reshape(-1) for sensor in sensors])[None])
+
+    def _actuate(self, action: Float[Tensor, "A"]) -> Float[Tensor, "A"]:
+        scaled = (self.high + self.low) / 2 + (self.high - self.low) / 2 * action
+        return torch.minimum(torch.maximum(scaled, self.low), self.high)
+
+
+class StartGraph(BundleGraph):
+    """``start.onnx``: everything that comes before the first iteration."""
+
+    outputs = Start._fields
+
+    def forward(
+        self, sensors: Sensors, previous_mean: Float[Tensor, "H A"], noise_policy: Float[Tensor, "H P A"]
+    ) -> Start:
+        config, z = self.settings.planner, self._latent(sensors)
+        proposals = propose(self.model, z, noise_policy[:, None], config=config, discount=self.settings.discount)
+        mean = shift(previous_mean)
+        return Start(z[0], proposals.actions[:, 0], proposals.values[0], mean, torch.full_like(mean, config.max_std))
+
+
+class RefineGraph(BundleGraph):
+    """``refine.onnx``: one iteration."""
+
+    outputs = Refined._fields
+
+    def forward(
+        self,
+        latent: Float[Tensor, "Z"],
+        proposals: Float[Tensor, "H P A"],
+        proposal_values: Float[Tensor, "P"],
+        mean: Float[Tensor, "H A"],
+        std: Float[Tensor, "H A"],
+        noise: Float[Tensor, "H N A"],
+    ) -> Refined:
+        plan = improve(
+            self.model,
+            latent[None],
+            mean[:, None],
+            std[:, None],
+            noise[:, None],
+            Proposals(proposals[:, None], proposal_values[None]),
+            config=self.settings.planner,
+            discount=self.settings.discount,
+            min_std=self.settings.min_std,
+        )
+        return Refined(
+            action=self._actuate(plan.mean[0, 0]),
+            new_mean=plan.mean[:, 0],
+            new_std=plan.std[:, 0],
+            value=plan.value[0] * self.model.reward_scale,
+        )
+
+
+class PolicyGraph(BundleGraph):
+    """``policy.onnx``: the policy prior alone."""
+
+    outputs = ("action",)
+
+    def forward(self, sensors: Sensors) -> Float[Tensor, "A"]:
+        return self._actuate(self.model.pi(self._latent(sensors))[0])

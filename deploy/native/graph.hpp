@@ -1,0 +1,25 @@
+// A loaded ONNX graph. All that this program asks of a runtime; everything is single precision, all shapes are fixed.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+struct Runtime {
+    int threads = 1;
+    bool reduced = false;  // bfloat16, where the processor multiplies it natively
+};
+
+class Graph {
+public:
+    virtual ~Graph() = default;
+    virtual std::vector<std::string> inputs() const = 0;
+    virtual std::vector<float>& input(const std::string& name) = 0;  // to be filled before a run; never resized
+    virtual void run() = 0;
+    virtual const std::vector<float>& output(const std::string& name) const = 0;
+    virtual std::string backend() const = 0;
+    virtual std::string precision() const = 0;  // "fp32" or "bf16"
+    virtual std::string version() const = 0;
+};
+
+std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime);

@@ -1,0 +1,60 @@
+#include <openvino/openvino.hpp>
+
+#include <algorithm>
+#include <map>
+
+#include "graph.hpp"
+
+namespace {
+
+class OpenVinoGraph : public Graph {
+public:
+    OpenVinoGraph(const std::string& path, const Runtime& runtime) {
+        ov::Core core;
+        const auto capabilities = core.get_property("CPU", ov::device::capabilities);
+        const bool native = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
+        reduced_ = native && runtime.reduced;
+        const auto model = core.read_model(path);
+        auto compiled = core.compile_model(model, "CPU",
+                                           ov::inference_num_threads(runtime.threads),
+                                           ov::num_streams(1),
+                                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                           ov::hint::enable_cpu_pinning(false),
+                                           ov::hint::inference_precision(reduced_ ? ov::element::bf16 : ov::element::f32));
+        request_ = compiled.create_infer_request();
+        // Ports by number: a compiled graph may have several names for one.
+        for (size_t number = 0; number < model->inputs().size(); ++number) {
+            const auto port = model->input(number);
+            auto& values = inputs_[port.get_any_name()];
+            values.resize(ov::shape_size(port.get_shape()));
+            request_.set_input_tensor(number, ov::Tensor(ov::element::f32, port.get_shape(), values.data()));
+            names_.push_back(port.get_any_name());
+        }
+        for (size_t number = 0; number < model->outputs().size(); ++number) {
+            const auto port = model->output(number);
+            auto& values = outputs_[port.get_any_name()];
+            values.resize(ov::shape_size(port.get_shape()));
+            request_.set_output_tensor(number, ov::Tensor(ov::element::f32, port.get_shape(), values.data()));
+        }
+    }
+
+    std::vector<std::string> inputs() const override { return names_; }
+    std::vector<float>& input(const std::string& name) override { return inputs_.at(name); }
+    void run() override { request_.infer(); }
+    const std::vector<float>& output(const std::string& name) const override { return outputs_.at(name); }
+    std::string backend() const override { return "openvino"; }
+    std::string precision() const override { return reduced_ ? "bf16" : "fp32"; }
+    std::string version() const override { return ov::get_openvino_version().buildNumber; }
+
+private:
+    std::map<std::string, std::vector<float>> inputs_, outputs_;  // the runtime reads and writes these in place
+    std::vector<std::string> names_;
+    ov::InferRequest request_;
+    bool reduced_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime) {
+    return std::make_unique<OpenVinoGraph>(path, runtime);
+}

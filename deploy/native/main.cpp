@@ -1,0 +1,145 @@
+// Loads a bundle, checks its golden plans, and times it by the protocol of `tdmpc latency`: one JSON list on standard output.
+#include <sched.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+#include "controller.hpp"
+#include "latency.hpp"
+
+namespace {
+
+constexpr double tolerance = 1e-4;
+
+const char* usage =
+    "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision fp32|auto] [--cores 0,1]\n"
+    "                        [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n\n"
+    "Checks the golden plans of a bundle and times its decisions; with --check it only checks them.\n"
+    "With --period-ms it also decides at that period. --precision auto is bfloat16 where the processor has it.\n";
+
+struct Arguments {
+    std::string folder;
+    Runtime runtime;
+    bool check_only = false;
+    std::vector<int> cores;
+    int calls = 1000, periods = 3000;
+    double seconds = 10, period_ms = 0;
+};
+
+std::vector<int> core_list(const std::string& text) {
+    std::vector<int> cores;
+    for (size_t at = 0; at < text.size();) {
+        size_t used = 0;
+        cores.push_back(std::stoi(text.substr(at), &used));
+        at += used + 1;
+    }
+    return cores;
+}
+
+Arguments parse(int count, char** words) {
+    Arguments arguments;
+    for (int index = 1; index < count; ++index) {
+        const std::string word = words[index];
+        const auto value = [&]() -> std::string {
+            if (index + 1 == count) throw std::invalid_argument(word + " needs a value");
+            return words[++index];
+        };
+        if (word == "--check") arguments.check_only = true;
+        else if (word == "--threads") arguments.runtime.threads = std::stoi(value());
+        else if (word == "--precision") arguments.runtime.reduced = value() == "auto";
+        else if (word == "--cores") arguments.cores = core_list(value());
+        else if (word == "--calls") arguments.calls = std::stoi(value());
+        else if (word == "--seconds") arguments.seconds = std::stod(value());
+        else if (word == "--period-ms") arguments.period_ms = std::stod(value());
+        else if (word == "--periods") arguments.periods = std::stoi(value());
+        else if (word.rfind("--", 0) == 0 || !arguments.folder.empty()) throw std::invalid_argument("unknown argument " + word);
+        else arguments.folder = word;
+    }
+    if (arguments.folder.empty()) throw std::invalid_argument("which bundle?");
+    if (arguments.runtime.threads < 1 || arguments.calls < 1 || arguments.periods < 1)
+        throw std::invalid_argument("--threads, --calls and --periods must be positive");
+    return arguments;
+}
+
+void pin(const std::vector<int>& cores) {
+    if (cores.empty()) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int core : cores) CPU_SET(core, &set);
+    if (sched_setaffinity(0, sizeof set, &set) != 0) throw std::runtime_error("there are no such cores");
+}
+
+void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const Arguments& arguments, double load_s,
+               double deviation) {
+    const std::string stored = bundle.manifest.at("precision").text();
+    const auto& training = bundle.manifest.at("training").at("return_mean");
+    row.text("bundle", bundle.folder).text("backend", graph.backend()).text("language", "c++");
+    row.text("precision", stored == "fp32" ? graph.precision() : stored).number("threads", arguments.runtime.threads);
+    row.number("macs", bundle.macs).number("bytes", bundle.bytes).number("load_s", load_s);
+    if (training.is_null()) row.null("return_mean");
+    else row.number("return_mean", training.number());
+    row.number("golden_deviation", deviation).object("versions", JsonObject().text(graph.backend(), graph.version()));
+}
+
+int run(const Arguments& arguments) {
+    pin(arguments.cores);
+    const Bundle bundle = read_bundle(arguments.folder);
+    const auto golden = read_golden(bundle);
+    const double begun = seconds_now();
+    Controller controller(bundle, arguments.runtime);
+    const double load_s = seconds_now() - begun;
+    const double deviation = controller.golden_deviation(golden);
+    const bool exact = bundle.manifest.at("precision").text() == "fp32" && controller.graph().precision() == "fp32";
+    if (exact && !(deviation <= tolerance)) {
+        std::cerr << "error: the golden plans come out otherwise, by " << deviation << " half ranges; allowed are "
+                  << tolerance << "\n";
+        return 1;
+    }
+    const auto row = [&](const Times& times, double period_ms, double load_before) {
+        JsonObject object;
+        add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
+        add_figures(object, times, period_ms, bundle.macs);
+        add_machine(object, times, load_before, arguments.runtime.threads);
+        return object.str();
+    };
+    if (arguments.check_only) {
+        JsonObject object;
+        add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
+        std::cout << object.str() << "\n";
+        return 0;
+    }
+    size_t turn = 0;
+    const auto decide = [&] { controller.act(golden[turn++ % golden.size()].inputs); };
+    double load_before = load_average();
+    std::cout << "[" << row(single_stream(decide, arguments.calls, arguments.seconds), 0, load_before);
+    if (arguments.period_ms > 0) {
+        load_before = load_average();
+        const Times times = periodic(decide, arguments.period_ms / 1000, arguments.periods);
+        std::cout << ",\n " << row(times, arguments.period_ms, load_before);
+    }
+    std::cout << "]\n";
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    try {
+        if (count > 1 && (std::strcmp(words[1], "--help") == 0 || std::strcmp(words[1], "-h") == 0)) {
+            std::cout << usage;
+            return 0;
+        }
+        return run(parse(count, words));
+    } catch (const std::invalid_argument& error) {
+        std::cerr << "error: " << error.what() << "\n" << usage;
+    } catch (const std::exception& error) {
+        std::cerr << "error: " << error.what() << "\n";
+    }
+    return 2;
+}

@@ -1,0 +1,176 @@
+"""How far a graph's plans are from those of the agent that it was made of.
+
+Two measures. *Parity* is for graphs that compute in the same precision: the largest difference on the same noise.
+*Regret* is for those that do not: what their plans are worth in the agent's own model, for another seed of the noise
+moves an action further than rounding does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deploy.graphs import Settings
+from tdmpc.planner import Plan, PlanNoise, draw_noise, imagine, mppi, propose, shift
+from tdmpc.world_model import WorldModel
+
+TOLERANCE = 1e-4
+"""Largest difference, in the units of [-1, 1], with which a bundle is still written."""
+ROUNDING = 1e-6
+"""Relative size of the disturbance that asks whether single precision decides a plan."""
+DISTURBED = 8
+"""Disturbed copies of a plan."""
+
+Planner = Callable[[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise], tuple[Tensor, Tensor]]
+"""(observation, previous mean, noise of one plan) to (new mean, value): a graph, seen from here."""
+
+
+class Cases(NamedTuple):
+    """Plans to compare: ``S`` consecutive ones from each of ``B`` places in the replay."""
+
+    observations: Float[Tensor, "S B O"]
+    previous: Float[Tensor, "S H B A"]
+    """What the agent had planned one decision before."""
+    noise: list[PlanNoise]
+    plans: list[Plan]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences between a graph and the agent."""
+
+    plans: int
+    mean: float
+    """Of a plan, in [-1, 1]."""
+    value: float
+    """Of what a plan is worth, relative to the largest value."""
+    undecided: int
+    """Plans left out: which samples are the best is a matter of rounding, in the agent as well."""
+    policy: float = 0.0
+    """Of the policy's action, in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Regret:
+    """What plans of a graph lose in the agent's model, in the environment's units."""
+
+    plans: int
+    mean: float
+    """Mean loss against the agent's plan on the same noise."""
+    worst: float
+    other_noise: float
+    """What another seed of the noise changes, on average."""
+    policy: float
+    """What the policy alone loses: a planner that loses more is worth nothing."""
+    value: float
+    """Mean value of the agent's plans."""
+
+
+@torch.no_grad()
+def plan_cases(
+    model: WorldModel, settings: Settings, observations: Float[Tensor, "S B O"], *, action_dim: int, seed: int
+) -> Cases:
+    """Plan from windows of the replay with the agent, each plan beginning with the one before."""
+    generator = torch.Generator().manual_seed(seed)
+    config, batch = settings.planner, observations.shape[1]
+    previous, noises, plans = [torch.zeros(config.horizon, batch, action_dim)], [], []
+    for observation in observations:
+        noise = draw_noise(generator, config=config, horizon=config.horizon, batch=batch, action_dim=action_dim)
+        plans.append(plan(model, settings, model.encode(observation), previous[-1], noise))
+        noises.append(noise)
+        previous.append(plans[-1].mean)
+    return Cases(observations, torch.stack(previous[:-1]), noises, plans)
+
+
+def plan(
+    model: WorldModel, settings: Settings, z: Float[Tensor, "B Z"], previous: Float[Tensor, "H B A"], noise: PlanNoise
+) -> Plan:
+    """The agent's plan, as a bundle's settings have it."""
+    return mppi(
+        model,
+        z,
+        shift(previous),
+        noise,
+        config=settings.planner,
+        discount=settings.discount,
+        min_std=settings.min_std,
+    )
+
+
+@torch.no_grad()
+def parity(model: WorldModel, settings: Settings, cases: Cases, planner: Planner) -> Parity:
+    """Plan all cases with a graph and compare."""
+    differences, undecided = [], 0
+    values = model.reward_scale * torch.stack([expected.value for expected in cases.plans])
+    for step, window in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
+        expected = cases.plans[step]
+        mean, value = planner(*case(cases, step, window))
+        off = (mean - expected.mean[:, window]).abs().max().item()
+        if off > TOLERANCE and not is_decided(model, settings, *case(cases, step, window)):
+            undecided += 1
+        else:
+            differences.append((off, (value - values[step, window]).abs().item()))
+    mean, value = map(max, zip(*differences, strict=True)) if differences else (0.0, 0.0)
+    return Parity(values.numel(), mean, value / values.abs().max().item(), undecided)
+
+
+def case(cases: Cases, step: int, window: int) -> tuple[Tensor, Tensor, PlanNoise]:
+    """The inputs of one plan."""
+    noise = PlanNoise(cases.noise[step].samples[:, :, window], cases.noise[step].policy[:, window])
+    return cases.observations[step, window], cases.previous[step, :, window], noise
+
+
+@torch.no_grad()
+def is_decided(
+    model: WorldModel,
+    settings: Settings,
+    observation: Float[Tensor, "O"],
+    previous: Float[Tensor, "H A"],
+    noise: PlanNoise,
+) -> bool:
+    """Whether single precision decides a plan: it stays where it is when its start moves by a rounding error.
+
+    Where the last elite and the best sample that is none are worth the same but for rounding, two correct planners
+    differ by what one elite moves the mean, some hundredths.
+    """
+    z = model.encode(observation[None]).expand(DISTURBED, -1)
+    moves = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    moves[0] = 0  # the plan itself
+    z = z * (1 + ROUNDING * moves)
+    copies = PlanNoise(*(draws[..., None, :, :].expand(*draws.shape[:-2], DISTURBED, -1, -1) for draws in noise))
+    disturbed = plan(model, settings, z, previous[:, None].expand(-1, DISTURBED, -1), copies)
+    return (disturbed.mean - disturbed.mean[:, :1]).abs().max().item() <= TOLERANCE
+
+
+@torch.no_grad()
+def regret(model: WorldModel, settings: Settings, cases: Cases, planner: Planner, *, seed: int) -> Regret:
+    """What a graph's plans lose against the agent's, in the agent's model; and what another seed changes."""
+    steps, windows = cases.observations.shape[:2]
+    scale = model.reward_scale.item()
+    other = torch.Generator().manual_seed(seed)
+    lost, changed, unplanned, worth = [], [], [], []
+    still = torch.zeros_like(cases.previous[0])[:, :, None]
+    for step in range(steps):
+        z = model.encode(cases.observations[step])
+        draws = PlanNoise(*(torch.randn(each.shape, generator=other) for each in cases.noise[step]))
+        reseeded = plan(model, settings, z, cases.previous[step], draws).mean
+        judged = torch.stack([planner(*case(cases, step, window))[0] for window in range(windows)], dim=1)
+        prior = propose(model, z, still, config=settings.planner, discount=settings.discount).actions[:, :, 0]
+        candidates = torch.stack([cases.plans[step].mean, reseeded, judged, prior], dim=2)
+        mine, reseeds, theirs, priors = scale * imagine(model, z, candidates, discount=settings.discount).T
+        lost.append(mine - theirs)
+        changed.append((mine - reseeds).abs())
+        unplanned.append(mine - priors)
+        worth.append(mine)
+    loss = torch.cat(lost)
+    return Regret(
+        plans=steps * windows,
+        mean=loss.mean().item(),
+        worst=loss.max().item(),
+        other_noise=torch.cat(changed).mean().item(),
+        policy=torch.cat(unplanned).mean().item(),
+        value=torch.cat(worth).mean().item(),
+    )

@@ -1,0 +1,72 @@
+"""From what the sensors of a robot give to what a graph takes, and everything that can be wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from deploy.bundle import Arrays, Sensor
+
+
+class Fault(StrEnum):
+    """What can be wrong with a decision."""
+
+    SHAPE = "shape"
+    """A sensor is missing, has another shape, or gives no numbers."""
+    NONFINITE = "nonfinite"
+    """A sensor gives NaN, infinity, or what single precision cannot hold."""
+    STALE = "stale"
+    """The observation is older than allowed."""
+    PLAN = "plan"
+    """The plan itself is not finite."""
+    LATE = "late"
+    """The deadline passed, and no earlier plan reaches as far as this decision."""
+
+
+class ControlFault(ValueError):
+    """Nothing can be planned. A controller raises it only where its fault policy is ``raise``."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def sense(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
+    """The inputs of a graph for an observation.
+
+    Args:
+        observation: an array, or a nested mapping or sequence of arrays; anything else of it is left alone.
+        sensors: what the graph was exported for.
+
+    Raises:
+        ControlFault: a sensor is missing, mis-shaped or not finite.
+    """
+    return {sensor.input: _read(observation, sensor) for sensor in sensors}
+
+
+def _read(observation: Any, sensor: Sensor) -> np.ndarray:
+    given = observation
+    if isinstance(observation, Mapping | tuple):
+        given = _part(observation, sensor.name)
+    try:
+        with np.errstate(over="ignore"):  # infinite is told below
+            reading = np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} gives no array of numbers: {error}") from error
+    if reading.shape != sensor.shape:
+        raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} must have shape {sensor.shape}, got {reading.shape}")
+    if not np.isfinite(reading).all():
+        raise ControlFault(Fault.NONFINITE, f"sensor {sensor.name!r} is not finite: {reading.ravel()[:8].tolist()}")
+    return reading
+
+
+def _part(observation: Any, name: str) -> Any:
+    """``outer/1`` of ``{"outer": (a, b)}`` is ``b``."""
+    part = observation
+    for key in name.split("/"):
+        try:
+            part = part[key] if isinstance(part, Mapping) else part[int(key)]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ControlFault(Fault.SHAPE, f"the observation has no sensor {name!r}") from error
+    return part

@@ -1,0 +1,46 @@
+"""The agent itself as a subject of latency measurements: what a bundle has to be quicker than."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+
+from deploy.latency import Subject
+from tdmpc.agent import Actor
+from tdmpc.config import Linear
+from tdmpc.planner import planning_macs
+from tdmpc.trainer import load_agent
+
+
+def torch_subject(run: Path, threads: int) -> Subject:
+    """The agent of a run, in the precision of its training, planning at the full horizon as a trained agent does.
+
+    Args:
+        run: a run folder.
+        threads: of the tensor library.
+    """
+    torch.set_num_threads(threads)
+    begun = time.perf_counter()
+    agent, meta = load_agent(run, device="cpu", compile=False)
+    load_s = time.perf_counter() - begun
+    planner = agent.config.planner
+    whole = Linear(planner.horizon, planner.horizon, 0)
+    agent.config = dataclasses.replace(agent.config, planner=dataclasses.replace(planner, horizon_schedule=whole))
+    actor, step = Actor(agent, lanes=1, seed=0), meta["agent_steps"]
+    observation = torch.randn(1, agent.spec.observation_dim)
+    facts = {
+        "bundle": str(run),
+        "backend": "torch",
+        "language": "python",
+        "precision": {"float32": "fp32", "bfloat16": "bf16"}[agent.precision],
+        "threads": threads,
+        "spinning": None,
+        "deadline_ms": None,
+        "macs": sum(planning_macs(agent.config.model, agent.spec, agent.config.planner).values()),
+        "bytes": sum(4 * parameter.numel() for parameter in agent.model.parameters()),
+        "load_s": load_s,
+        "return_mean": None,
+        "model": str(run),
+    }
+    return Subject(facts, lambda: actor.act(observation, step=step, explore=False))

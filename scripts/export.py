@@ -1,0 +1,47 @@
+"""``tdmpc export``: from a run to a controller that needs no PyTorch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from deploy.export import export
+from deploy.subject import ExportConfig
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Write a controller bundle: the planner as ONNX graphs, compared with the agent, and a manifest."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    out: Path
+    """New folder for the bundle."""
+    config: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, export, tell what was compared."""
+    args = tyro.cli(ExportArgs, args=arguments, prog="tdmpc export")
+    _show(export(args.run, args.out, args.config), args.out)
+    return 0
+
+
+def _show(manifest: dict[str, Any], out: Path) -> None:
+    table = Table("figure", "value", title=str(out))
+    found, loss = manifest["parity"], manifest["regret"]
+    table.add_row("multiply-adds of a plan", f"{sum(manifest['macs'].values()):,}")
+    table.add_row("parameters", f"{sum(manifest['parameters'].values()):,}")
+    table.add_row("bytes", f"{sum(file['bytes'] for file in manifest['files'].values()):,}")
+    table.add_row("plans compared with the agent", str(found["plans"]))
+    table.add_row("largest difference of a plan", f"{found['mean']:.1e}")
+    table.add_row("plans that rounding decides", str(found["undecided"]))
+    if loss is not None:
+        table.add_row("lost by eight bits, of a plan's value", f"{loss['mean']:.3g} of {loss['value']:.3g}")
+        table.add_row("changed by another seed of the noise", f"{loss['other_noise']:.3g}")
+        table.add_row("lost by the policy alone", f"{loss['policy']:.3g}")
+    Console().print(table)

@@ -1,0 +1,139 @@
+"""``tdmpc latency``: how long decisions take."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from deploy.backends import BackendName, Runtime, pin
+from deploy.bundle import BundleError
+from deploy.latency import Row, Subject, controller_subject, machine_facts, periodic, remarks, row, single_stream
+
+TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
+
+
+@dataclass(frozen=True)
+class LatencyArgs:
+    """Time controllers: call after call, and at a control period with absolute deadlines."""
+
+    bundles: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR...")] = ()
+    """Controller bundles; they take turns in rounds."""
+    torch: tuple[Path, ...] = ()
+    """Runs whose agents take part, in PyTorch and at their full horizon."""
+    backend: tuple[BackendName, ...] = ("onnxruntime",)
+    """Each bundle with each of them."""
+    precision: Literal["fp32", "auto"] = "fp32"
+    """``auto``: bfloat16 where backend and processor have it."""
+    threads: int = 1
+    cores: tuple[int, ...] = ()
+    """Cores to stay on."""
+    spinning: bool = False
+    """Let ONNX Runtime's threads wait busily."""
+    calls: int = 1000
+    """Calls of each, at least."""
+    seconds: float = 10.0
+    """Time spent on each, at least."""
+    period_ms: float | None = None
+    """Decide at this period too."""
+    periods: int = 3000
+    deadline_ms: float | None = None
+    """Have the controllers answer within this time, with as many planner iterations as fit."""
+    json: bool = False
+    """Print a list of JSON objects instead of a table."""
+    plot: Path | None = None
+    """Figure to write: distributions, and return against the 99th percentile."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, measure, print."""
+    args = tyro.cli(LatencyArgs, args=arguments, prog="tdmpc latency")
+    _check(args)
+    pin(args.cores)
+    rows, samples = [], []
+    for mode in ("single", "periodic")[: 1 if args.period_ms is None else 2]:
+        measured = _measure(args, mode)
+        rows += [measured_row for measured_row, _ in measured]
+        samples += [times for _, times in measured]
+    for each, remark in zip(rows, remarks(rows), strict=True):
+        each["remark"] = remark
+    if args.plot is not None:
+        from deploy.latency_figures import draw
+
+        draw(rows, samples, args.plot)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show(rows)
+    return 0
+
+
+def _check(args: LatencyArgs) -> None:
+    if not (args.bundles or args.torch):
+        raise BundleError("which bundle? For example: tdmpc latency bundles/cartpole --period-ms 80")
+    positive = {"--threads": args.threads, "--calls": args.calls, "--periods": args.periods}
+    positive |= {"--period-ms": args.period_ms, "--deadline-ms": args.deadline_ms}
+    for flag, value in positive.items():
+        if value is not None and value <= 0:
+            raise BundleError(f"{flag} must be positive, got {value}")
+
+
+def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:
+    subjects = list(_subjects(args))
+    load_before = os.getloadavg()[0]
+    if mode == "single":
+        single_stream(subjects, calls=args.calls, seconds=args.seconds)
+        period_ms = None
+    else:
+        period_ms = args.period_ms
+        periodic(subjects, period_s=(period_ms or 0.0) / 1000, periods=args.periods)
+    machine = machine_facts(load_before)
+    return [(row(each, period_ms=period_ms, machine=machine), 1000 * np.concatenate(each.wall_s)) for each in subjects]
+
+
+def _subjects(args: LatencyArgs) -> Iterator[Subject]:
+    for folder in args.bundles:
+        for backend in args.backend:
+            runtime = Runtime(
+                backend=backend,
+                threads=args.threads,
+                spinning=args.spinning,
+                affinity=args.cores,
+                precision=args.precision,
+            )
+            yield controller_subject(folder, runtime, deadline_ms=args.deadline_ms)
+    for run in args.torch:
+        yield _torch_subject(run, args.threads)
+
+
+def _torch_subject(run: Path, threads: int) -> Subject:
+    """The agent of a run as ``tdmpc evaluate`` has it."""
+    from deploy.torch_subject import torch_subject
+
+    return torch_subject(run, threads)
+
+
+def _show(rows: list[Row]) -> None:
+    facts = rows[0]
+    conditions = ("processor", "cores", "affinity", "load_before", "load_after")
+    table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
+    table.title = ", ".join(f"{name} {facts[name]}" for name in conditions)
+    for each in rows:
+        name = f"{Path(each['bundle']).name}\n{each['backend']} {each['precision']} x {each['threads']}"
+        times = ("-" if each[time] is None else f"{each[time]:.2f}" for time in TIMES)
+        table.add_row(name, *times, _misses(each), each["remark"])
+    Console().print(table)
+
+
+def _misses(measured: Row) -> str:
+    if measured["mode"] == "single":
+        return ""
+    of = f"{measured['misses']} of {measured['periods']} at {measured['period_ms']:g} ms"
+    return f"{of}\nrate at most {measured['miss_rate_upper95']:.2g}"

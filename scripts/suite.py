@@ -1,0 +1,309 @@
+"""``tdmpc suite``: run tasks x methods x seeds on Ray, on this machine or on a cluster."""
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scripts.experiments import plan
+from scripts.experiments.plan import Run, Suite
+from tdmpc import runs
+from tdmpc.config import ConfigError
+
+log = logging.getLogger("tdmpc")
+
+SUMMARY = "summary.csv"
+RETRIES = 3
+"""How often a run is taken up again whose worker was lost."""
+TAIL = 15
+"""Lines of its log that are shown of a run that failed."""
+
+
+@dataclass(frozen=True)
+class SuiteArgs:
+    """Run every task x method x seed of a suite: finished runs are skipped, one that fails stops no other."""
+
+    spec: Annotated[Path, tyro.conf.Positional]
+    """TOML file; scripts/experiments/plan.py tells what is in it."""
+    address: str | None = None
+    """A Ray cluster, for example ``auto`` or ``ray://host:10001``; its machines share this file system. Processes of
+    this machine when not given."""
+    workers: int = 0
+    """Runs at a time on this machine; 0 for as many as it has cores."""
+    resume: bool = False
+    """Go on with a suite that was begun: finished runs are skipped, others go on from their checkpoints."""
+
+
+@dataclass
+class Progression:
+    """Where each run of a suite stands."""
+
+    suite: Suite
+    runs: Sequence[Run]
+    faults: dict[Run, str] = field(default_factory=dict)
+    done: set[Run] = field(default_factory=set)
+
+    def conclude(self, run: Run, fault: str) -> None:
+        """Note the end of a run, and write the summary anew."""
+        self.done.add(run)
+        if fault:
+            self.faults[run] = fault
+        write_table(self.suite.folder / SUMMARY, [summary_row(each, self.status(each)) for each in self.runs])
+
+    def status(self, run: Run) -> str:
+        """In a word."""
+        if run in self.faults:
+            return "failed"
+        return "finished" if run in self.done else "waiting"
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, run everything, summarise; 1 where a run failed."""
+    args = tyro.cli(SuiteArgs, args=arguments, prog="tdmpc suite")
+    suite = plan.read(args.spec)
+    every = plan.runs_of(suite)
+    _take_up(suite, args)
+    progression = Progression(suite, every)
+    with _cluster(args, suite):
+        _train_all(progression)
+        _follow_up(progression)
+    for run, fault in progression.faults.items():
+        print(f"{run.name} failed: {fault}\n{_tail(_log_of(run))}", file=sys.stderr)
+    finished = len(every) - len(progression.faults)
+    log.info("%d of %d runs finished: %s", finished, len(every), suite.folder / SUMMARY)
+    return 1 if progression.faults else 0
+
+
+def _take_up(suite: Suite, args: SuiteArgs) -> None:
+    if (suite.folder / SUMMARY).exists() and not args.resume:
+        raise ConfigError(
+            f"{suite.folder} was begun before. Go on with it by: tdmpc suite {args.spec} --resume; "
+            "or give the suite another name or output"
+        )
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    write_table(suite.folder / SUMMARY, [summary_row(run, "waiting") for run in plan.runs_of(suite)])
+
+
+# On Ray ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
+    ray = _ray()
+    from scripts.main import LARGE_PAGES
+
+    settings = {
+        "GLIBC_TUNABLES": LARGE_PAGES,
+        "OMP_NUM_THREADS": str(max(1, int(suite.cpus))),
+        **{
+            name: os.environ[name]
+            for name in ("MUJOCO_GL", "WANDB_MODE", "WANDB_DIR", "PYTHONPATH")
+            if name in os.environ
+        },
+    }
+    local = (
+        {} if args.address else {"num_cpus": args.workers or len(os.sched_getaffinity(0)), "include_dashboard": False}
+    )
+    ray.init(
+        address=args.address or "local",
+        runtime_env={"env_vars": settings},
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **local,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("tdmpc suite needs Ray: pip install 'tdmpc[suite]'") from error
+    return ray
+
+
+def _train_all(progression: Progression) -> None:
+    """All runs, those that prune after the ones that they prune; then the steps that may run side by side."""
+    suite = progression.suite
+    steps = {name: step.options for name, step in suite.then.items() if not step.alone}
+    # A fresh process for each run; one that is lost is started again, and goes on from the run's checkpoint.
+    task = _ray().remote(num_cpus=suite.cpus, num_gpus=suite.gpus, max_retries=RETRIES, max_calls=1)(carry_out)
+    waiting: dict[Path, Any] = {}
+    for run in progression.runs:
+        source = waiting.get(run.source) if run.source else None
+        waiting[run.folder] = task.options(name=run.name).remote(run, steps, source)
+    _await(progression, {waiting[run.folder]: run for run in progression.runs}, "runs")
+
+
+def _follow_up(progression: Progression) -> None:
+    """The steps that want the machine for themselves, one after the other."""
+    steps = {name: step.options for name, step in progression.suite.then.items() if step.alone}
+    task = _ray().remote(num_cpus=progression.suite.cpus, max_calls=1)(carry_out)
+    for run in [run for run in progression.runs if steps and run not in progression.faults]:
+        _await(progression, {task.remote(run, steps, None): run}, f"alone: {run.name}")
+
+
+def _await(progression: Progression, jobs: Mapping[Any, Run], title: str) -> None:
+    ray, left = _ray(), list(jobs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task(title, total=len(jobs))
+        while left:
+            (ended, *_), left = ray.wait(left, num_returns=1)
+            run = jobs[ended]
+            try:
+                fault = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                fault = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
+            progression.conclude(run, fault)
+            bar.console.print(f"{run.name}: {fault or _result(run)}")
+            bar.advance(shown)
+
+
+# In a worker -----------------------------------------------------------------------------------------------------
+
+
+def carry_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | None) -> str:
+    """Bring a run to its end and take the steps behind it, whatever of this is not done yet.
+
+    Args:
+        run: where it stands is read from its folder.
+        steps: commands by name, with ``{run}`` for the folder.
+        source_fault: of the run that it prunes.
+
+    Returns:
+        What went wrong; empty where nothing did.
+    """
+    if source_fault:
+        return f"{run.source} is not there to be pruned"
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    if not (run.folder / runs.SUMMARY).exists():
+        begun = (run.folder / runs.CONFIG).exists()
+        command = ("train", "--resume", str(run.folder)) if begun else run.begin
+        fault = _call(command, run, None)
+        if fault:
+            return fault
+    for name, options in steps.items():
+        output = run.folder / f"{name}.json"
+        if not output.exists():
+            fault = _call([option.replace("{run}", str(run.folder)) for option in options], run, output)
+            if fault:
+                return fault
+    return ""
+
+
+def _call(command: Sequence[str], run: Run, output: Path | None) -> str:
+    """A sub-command in this process: whoever kills the worker kills it. What it prints is kept."""
+    from scripts.main import main as tdmpc
+
+    part = _log_of(run) if output is None else output.with_suffix(".part")
+    with _printing_into(_log_of(run), part):
+        try:
+            code = tdmpc(list(command))
+        except Exception:  # a fault of ours; in the log with all that is known of it
+            traceback.print_exc()
+            code = 1
+    if code:
+        return f"'tdmpc {' '.join(command)}' ended with status {code}; its log is {_log_of(run)}"
+    if output is not None:
+        os.replace(part, output)  # it appears when it is whole
+    return ""
+
+
+@contextlib.contextmanager
+def _printing_into(complaints: Path, output: Path) -> Iterator[None]:
+    """Standard error goes to the end of one file, standard output to another or to the same."""
+    _flush()
+    before = os.dup(1), os.dup(2)
+    with complaints.open("ab") as log_file, output.open("ab" if output == complaints else "wb") as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(log_file.fileno(), 2)
+        try:
+            yield
+        finally:
+            _flush()
+            for number, descriptor in zip((1, 2), before, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+def _log_of(run: Run) -> Path:
+    return run.folder.with_name(f"{run.folder.name}.log")
+
+
+def _tail(path: Path) -> str:
+    """The last lines of a log, each one further in."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(f"    {line}" for line in lines[-TAIL:])
+
+
+# What came out ---------------------------------------------------------------------------------------------------
+
+
+def summary_row(run: Run, status: str) -> dict[str, Any]:
+    """A run in the table: where it stands, how it was made, the figures of its summary and of its steps."""
+    row = {
+        "task": run.task,
+        "method": run.method,
+        "seed": run.seed,
+        "status": status,
+        "command": "tdmpc " + shlex.join(run.begin),
+    }
+    row |= _figures(run.folder / runs.SUMMARY, "")
+    for path in sorted(run.folder.glob("*.json")):
+        if path.name not in (runs.SUMMARY, runs.CONFIG):
+            row |= _figures(path, f"{path.stem}.")
+    return row
+
+
+def _figures(path: Path, prefix: str) -> dict[str, Any]:
+    """The numbers and words of a JSON object, or of each object in a list of them."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    objects = found if isinstance(found, list) else [found]
+    return {
+        f"{prefix}{number}.{name}" if isinstance(found, list) else f"{prefix}{name}": value
+        for number, each in enumerate(objects)
+        if isinstance(each, dict)
+        for name, value in each.items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as CSV, all columns that any of them has; a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _result(run: Run) -> str:
+    found = _figures(run.folder / runs.SUMMARY, "")
+    return f"return {found['return_mean']:.1f}" if "return_mean" in found else "finished"

@@ -1,0 +1,183 @@
+"""Laws of the controller: what it feeds its planner, and that nothing but safe actions leaves it."""
+
+import gc
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.bundle import actuate
+from deploy.controller import Controller
+from deploy.sensing import ControlFault, Fault
+from tests.deploy.conftest import HIGH, LOW, PLAN, Scripted, planned
+
+Make = Callable[..., tuple[Controller, Scripted]]
+ZERO = np.array([0.0, 0.5])
+"""Nought, or the bound nearest to it."""
+
+BAD: dict[str, tuple[Any, Fault]] = {
+    "nan": ({"joint": [np.nan, 0], "body": {"height": 1}}, Fault.NONFINITE),
+    "infinite": ({"joint": [0, 0], "body": {"height": -np.inf}}, Fault.NONFINITE),
+    "beyond single precision": ({"joint": [0, 1e300], "body": {"height": 1}}, Fault.NONFINITE),
+    "too long": ({"joint": [0, 0, 0], "body": {"height": 1}}, Fault.SHAPE),
+    "a scalar too deep": ({"joint": [0, 0], "body": {"height": [1]}}, Fault.SHAPE),
+    "ragged": ({"joint": [[0], [0, 1]], "body": {"height": 1}}, Fault.SHAPE),
+    "no numbers": ({"joint": ["left", "right"], "body": {"height": 1}}, Fault.SHAPE),
+    "missing": ({"joint": [0, 0]}, Fault.SHAPE),
+    "not nested": ({"joint": [0, 0], "body": 1}, Fault.SHAPE),
+    "nothing": (None, Fault.SHAPE),
+}
+
+
+def test_sensors_go_in_and_actuator_units_come_out(control: Make, observation: dict[str, Any]) -> None:
+    """The planner is given each sensor under its input's name, and its action is what the robot gets."""
+    controller, planner = control()
+    action = controller.act(observation)
+    assert planner.given[0]["observation/joint"] == pytest.approx([0.1, -0.2])
+    assert planner.given[0]["observation/body/height"] == 1.5
+    assert action.tolist() == actuate(PLAN[0], np.array(LOW), np.array(HIGH)).tolist() == [2.0, 1.0]
+    assert controller.value == 5.0
+
+
+def test_each_plan_begins_with_the_one_before(control: Make, observation: dict[str, Any]) -> None:
+    """The planner is given its own last plan, none at the start of an episode; the graph itself shifts it."""
+    controller, planner = control()
+    for _ in range(2):
+        controller.act(observation)
+    controller.reset()
+    controller.act(observation)
+    given = [inputs["previous_mean"].tolist() for inputs in planner.given]
+    assert given == [(0 * PLAN).tolist(), PLAN.tolist(), (0 * PLAN).tolist()]
+
+
+def test_a_decision_without_a_plan_moves_the_last_one_on(control: Make, observation: dict[str, Any]) -> None:
+    """After two faults, the plan of three decisions ago is given as it stands one decision ago."""
+    controller, planner = control()
+    for sensed in (observation, None, None, observation):
+        controller.act(sensed)
+    assert planner.given[1]["previous_mean"].tolist() == [PLAN[2].tolist(), [0, 0], [0, 0]]
+
+
+def test_the_seed_is_the_noise(control: Make, observation: dict[str, Any]) -> None:
+    """The same seed draws the same noise again, another seed other noise, every decision new noise."""
+    controller, planner = control()
+    for seed in (3, 3, 4):
+        controller.reset(seed=seed)
+        controller.act(observation)
+        controller.act(observation)
+    noise = [inputs["noise_samples"].ravel().tolist() for inputs in planner.given]
+    assert noise[:2] == noise[2:4] and noise[0] != noise[1] and noise[0] != noise[4]
+    draws = np.concatenate([inputs["noise_policy"].ravel() for inputs in planner.given])
+    assert abs(draws.mean()) < 0.7 and 0.5 < draws.std() < 1.5
+
+
+@pytest.mark.parametrize(("sensed", "kind"), BAD.values(), ids=BAD)
+def test_a_bad_observation_reaches_no_actuator(
+    control: Make, observation: dict[str, Any], sensed: Any, kind: Fault
+) -> None:
+    """Whatever is wrong with an observation, the planner does not see it, the last action is held, a counter tells."""
+    controller, planner = control()
+    before = controller.act(observation)
+    assert controller.act(sensed).tolist() == before.tolist()
+    assert len(planner.given) == 1
+    assert controller.counters.faults == {**dict.fromkeys(Fault, 0), kind: 1}
+    assert controller.counters.decisions == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "first", "later"),
+    [("hold", ZERO, [2.0, 1.0]), ("zero", ZERO, ZERO), ("prior", ZERO, [1.25, 1.75])],
+)
+def test_the_fault_policy_decides(
+    control: Make, observation: dict[str, Any], policy: str, first: list[float], later: list[float]
+) -> None:
+    """Before and after the first good observation, a fault gives the action that its policy says."""
+    controller, _ = control(on_fault=policy)
+    assert controller.act(None).tolist() == pytest.approx(first)
+    controller.act(observation)
+    assert controller.act(None).tolist() == pytest.approx(later)
+
+
+def test_raising_is_a_policy(control: Make, observation: dict[str, Any]) -> None:
+    """With ``raise`` a fault is an error that names sensor and reason, is counted, and the next decision goes on."""
+    controller, _ = control(on_fault="raise")
+    with pytest.raises(ControlFault, match=r"sensor 'joint' must have shape \(2,\), got \(1,\)") as error:
+        controller.act({"joint": [0], "body": {"height": 1}})
+    assert error.value.fault is Fault.SHAPE and controller.counters.faults[Fault.SHAPE] == 1
+    assert controller.act(observation).tolist() == [2.0, 1.0]
+
+
+def test_an_old_observation_is_a_fault(control: Make, observation: dict[str, Any]) -> None:
+    """What was measured longer ago than allowed is not planned from; without a time it is taken as new."""
+    now = 100.0
+    controller, planner = control(max_age_ms=20.0, clock=lambda: now)
+    for measured_at in (None, 99.99, 99.97, float("nan")):
+        controller.act(observation, measured_at=measured_at)
+    assert len(planner.given) == 2 and controller.counters.faults[Fault.STALE] == 2
+
+
+@pytest.mark.parametrize("part", ["action", "new_mean"])
+def test_a_plan_that_is_not_finite_is_a_fault(control: Make, observation: dict[str, Any], part: str) -> None:
+    """NaN out of the planner neither leaves the controller nor becomes a warm start."""
+    answers = [planned(), {**planned(), part: np.full_like(planned()[part], np.nan)}, planned()]
+    controller, planner = control(lambda _: answers.pop(0))
+    actions = [controller.act(observation) for _ in range(3)]
+    assert np.isfinite(actions).all() and controller.counters.faults[Fault.PLAN] == 1
+    assert np.isfinite(planner.given[2]["previous_mean"]).all()
+
+
+def test_a_prior_that_is_not_finite_is_not_followed(control: Make, observation: dict[str, Any]) -> None:
+    """Where the policy itself gives NaN, its fault policy falls back to the last action."""
+    controller, _ = control(on_fault="prior")
+    before = controller.act(observation)
+    controller._graphs["policy.onnx"] = Scripted(lambda _: {"action": [np.nan, 0]})  # type: ignore[index]
+    assert controller.act(None).tolist() == before.tolist()
+
+
+def test_a_caller_cannot_change_the_held_action(control: Make, observation: dict[str, Any]) -> None:
+    """Writing into a returned action does not change what is held later."""
+    controller, _ = control()
+    action = controller.act(observation)
+    action[:] = np.nan
+    assert controller.act(None).tolist() == [2.0, 1.0]
+
+
+def test_a_single_sensor_may_come_bare(control: Make) -> None:
+    """An environment whose observation is one array needs no mapping around it, a tuple is read by number."""
+    from deploy.bundle import Sensor
+    from deploy.sensing import sense
+
+    (bare,) = sense([1, 2], [Sensor("observation", "observation", (2,))]).values()
+    assert bare.dtype == np.float32 and bare.tolist() == [1, 2]
+    (second,) = sense(([0], {"x": 3}), [Sensor("1/x", "observation/1/x", ())]).values()
+    assert second == 3
+
+
+def test_acting_allocates_nothing_that_grows(control: Make, observation: dict[str, Any]) -> None:
+    """A thousand decisions hold less memory than one object each would."""
+    controller, planner = control()
+
+    def act(decisions: int) -> int:
+        for _ in range(decisions):
+            controller.act(observation)
+            planner.given.clear()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = act(100)
+        assert act(1000) - before < 1000 * sys.getsizeof(0.0)
+    finally:
+        tracemalloc.stop()
+
+
+def test_time_is_monotonic(control: Make, observation: dict[str, Any]) -> None:
+    """``measured_at`` is on the clock that the documentation names."""
+    controller, _ = control(max_age_ms=10_000.0)
+    controller.act(observation, measured_at=time.monotonic())
+    assert controller.counters.faults[Fault.STALE] == 0

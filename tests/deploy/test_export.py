@@ -1,0 +1,292 @@
+"""Laws of exported bundles: they plan as their agents do, say what they are, and no wrong one is written."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import deploy.export
+from deploy import backends, bundle
+from deploy.backends import Runtime
+from deploy.bundle import BundleError
+from deploy.controller import Controller, draw_noise, golden_deviation
+from deploy.export import export
+from deploy.parity import Parity
+from deploy.subject import ExportConfig
+from deploy.validation import matching_agent, validate
+from tdmpc.config import ConfigError
+from tdmpc.envs import make_bare_env, make_env
+from tdmpc.planner import PlanNoise, mppi, planning_macs, shift
+from tests.deploy.conftest import CASES, Exported
+
+pytestmark = pytest.mark.slow
+ONE = Runtime()
+ExportCase = Callable[[str], Exported]
+
+
+def walk(exported: Exported, decisions: int) -> list[tuple[Any, np.ndarray]]:
+    """Observations of an episode of random actions, as the environment has them and as the agent does."""
+    bare, flat = (make(exported.case.env, action_repeat=1) for make in (make_bare_env, make_env))
+    (sensed, _), (observation, _) = bare.reset(seed=5), flat.reset(seed=5)
+    pairs, random = [], np.random.default_rng(0)
+    for _ in range(decisions):
+        pairs.append((sensed, observation))
+        share = random.uniform(-1, 1, flat.action_space.shape or ())
+        space = bare.action_space
+        driven = (space.high + space.low) / 2 + (space.high - space.low) / 2 * share
+        sensed, observation = bare.step(driven)[0], flat.step(share.astype(np.float32))[0]
+    return pairs
+
+
+@torch.no_grad()
+def test_a_bundle_plans_as_its_agent(exported: Exported) -> None:
+    """From a robot's own sensors to its own actuators, decision by decision, the controller does what MPPI would."""
+    controller = Controller.load(exported.folder, on_fault="raise")
+    controller.reset(seed=3)
+    described = controller.bundle
+    agent, step = matching_agent(described, exported.run)
+    config, model = agent.config.planner, agent.model
+    mean = torch.zeros(described.horizon, 1, described.action_dim)
+    random = np.random.default_rng(3)
+    for sensed, observation in walk(exported, 6):
+        noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
+        draw_noise(random, noise)
+        draws = {name: torch.from_numpy(values) for name, values in noise.items()}
+        plan = mppi(
+            model,
+            model.encode(torch.from_numpy(observation)[None]),
+            shift(mean),
+            PlanNoise(draws["noise_samples"][:, :, None], draws["noise_policy"][:, None]),
+            config=config,
+            discount=agent.config.loss.discount,
+            min_std=config.std(step),
+        )
+        mean = plan.mean
+        expected = bundle.actuate(mean[0, 0].numpy(), described.low, described.high)
+        assert controller.act(sensed) == pytest.approx(expected, abs=2e-5)
+        assert controller.plan == pytest.approx(mean[:, 0].numpy(), abs=1e-5)
+        assert controller.value == pytest.approx((plan.value * model.reward_scale).item(), rel=1e-4, abs=1e-4)
+
+
+@torch.no_grad()
+def test_the_policy_is_the_agents(exported: Exported) -> None:
+    """``policy.onnx`` takes the sensors and gives the policy's mean action in the actuators' units."""
+    described = bundle.read(exported.folder)
+    policy = backends.load(described.file(bundle.POLICY), ONE)
+    agent, _ = matching_agent(described, exported.run)
+    for sensed, observation in walk(exported, 3):
+        from deploy.sensing import sense
+
+        expected = agent.model.pi(agent.model.encode(torch.from_numpy(observation))).numpy()
+        given = policy(sense(sensed, described.sensors))["action"]
+        assert given == pytest.approx(bundle.actuate(expected, described.low, described.high), abs=1e-5)
+
+
+def test_with_time_enough_anytime_planning_is_planning(exported: Exported) -> None:
+    """Start and iterations, run one by one, plan what the whole graph plans."""
+    whole = Controller.load(exported.folder)
+    piecewise = Controller.load(exported.folder, deadline_ms=600_000.0)
+    for sensed, _ in walk(exported, 4):
+        assert piecewise.act(sensed) == pytest.approx(whole.act(sensed), abs=1e-5)
+    assert piecewise.counters == whole.counters
+    piecewise.close()
+
+
+def test_parity_is_measured_on_enough_plans(exported: Exported) -> None:
+    """At least 100 replayed observations, consecutive ones among them, were compared, and agree to 1e-5."""
+    found = exported.manifest["parity"]
+    assert found["plans"] >= 100 and found["undecided"] <= 0.05 * found["plans"]
+    assert max(found["mean"], found["policy"]) <= 1e-5 and found["value"] <= 1e-4
+
+
+def test_golden_plans_are_replayed(exported: Exported) -> None:
+    """Golden inputs give the golden actions again, in ONNX Runtime and in OpenVINO."""
+    described = bundle.read(exported.folder)
+    assert len(list(described.golden())) == described.manifest["golden"]["plans"] > 1
+    for backend in ("onnxruntime", "openvino"):
+        assert golden_deviation(described, Runtime(backend=backend)) <= 1e-4
+
+
+def test_a_manifest_says_what_the_bundle_is(exported: Exported) -> None:
+    """Environment, sensors, bounds, settings in force, sizes and training are those of the run; nothing is rounded."""
+    manifest = json.loads((exported.folder / bundle.MANIFEST).read_text())
+    assert manifest == exported.manifest
+    agent, step = matching_agent(bundle.read(exported.folder), exported.run)
+    spec, asked = agent.spec, exported.case.export
+    assert manifest["environment"]["id"] == spec.id
+    assert [(item["name"], tuple(item["shape"])) for item in manifest["observation"]] == list(spec.observation_layout)
+    assert manifest["action"][0]["low"] == list(spec.action_low) and manifest["action"][0]["high"] == list(
+        spec.action_high
+    )
+    assert manifest["macs"] == planning_macs(agent.config.model, spec, agent.config.planner)
+    assert sum(manifest["parameters"].values()) == sum(p.numel() for p in agent.model.parameters())
+    assert manifest["training"]["agent_steps"] == step == 40
+    assert manifest["planner"]["horizon"] == asked.horizon or {"default": 3, "reference": 1}[exported.case.preset]
+    assert manifest["planner"]["iterations"] == (asked.iterations or 2)
+    for item in manifest["observation"]:
+        assert np.all(np.array(item["seen_low"]) <= np.array(item["seen_high"]))
+
+
+def test_every_graph_carries_the_manifest(exported: Exported) -> None:
+    """ONNX metadata hold the manifest but for the hashes, and graphs nothing of the machine they were made on."""
+    stated = {name: value for name, value in exported.manifest.items() if name != "files"}
+    for path in exported.folder.glob("*.onnx"):
+        graph = onnx.load(path)
+        (metadata,) = graph.metadata_props
+        assert json.loads(metadata.value) == stated
+        assert b".py" not in graph.graph.SerializeToString()
+    assert exported.manifest["files"].keys() == {path.name for path in exported.folder.iterdir()} - {bundle.MANIFEST}
+
+
+def test_weights_are_stored_once(exported: Exported) -> None:
+    """However many iterations a planner has, it holds each weight once."""
+    graph = onnx.load(exported.folder / bundle.PLANNER).graph
+    parameters = sum(exported.manifest["parameters"].values())
+    numbers = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
+    assert numbers < parameters + 200
+
+
+def cached_graphs(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export with the graphs that are there already: what PyTorch makes of the modules is tested above."""
+    graphs = {path.name: onnx.load(path) for path in exported.folder.glob("*.onnx")}
+    for graph in graphs.values():
+        del graph.metadata_props[:]
+    monkeypatch.setattr(deploy.export, "export_graphs", lambda *_: dict(graphs))
+
+
+def test_graphs_of_another_agent_are_refused(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A bundle that plans otherwise than its agent is not written, nor any part of it."""
+    exported = export_case("default")
+    cached_graphs(exported, monkeypatch)
+    load = deploy.export.load_subject
+
+    def tampered(*args: Any) -> Any:
+        subject = load(*args)
+        with torch.no_grad():
+            for parameter in subject.agent.model.components["reward"].parameters():
+                parameter *= -1.5
+        return subject
+
+    monkeypatch.setattr(deploy.export, "load_subject", tampered)
+    with pytest.raises(BundleError, match="plan otherwise than the agent"):
+        export(exported.run, tmp_path / "bundle", ExportConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_that_knows_nothing_is_refused(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where rounding decides more than a tenth of the plans, that is said, and nothing is written."""
+    exported = export_case("default")
+    cached_graphs(exported, monkeypatch)
+    found = Parity(plans=100, mean=0.0, value=0.0, undecided=11)
+    monkeypatch.setattr(deploy.export, "parity", lambda *_: found)
+    with pytest.raises(BundleError, match="11 of 100 plans depend on how numbers are rounded"):
+        export(exported.run, tmp_path / "bundle", ExportConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_baked_noise_is_the_same_in_every_plan(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With baked noise the seed is nothing to the planner, and planning within deadlines is refused."""
+    exported = export_case("default")
+    cached_graphs(exported, monkeypatch)
+    manifest = export(exported.run, tmp_path / "bundle", ExportConfig(noise="baked"))
+    controller = Controller.load(tmp_path / "bundle")
+    (sensed, _), *_ = walk(exported, 1)
+    actions = []
+    for seed in (1, 2):
+        controller.reset(seed=seed)
+        actions.append(controller.act(sensed).tolist())
+    assert actions[0] == actions[1]
+    assert manifest["noise"]["inputs"] == {} and golden_deviation(controller.bundle, ONE) <= 1e-5
+    with pytest.raises(BundleError, match="export with --noise input to plan within deadlines"):
+        Controller.load(tmp_path / "bundle", deadline_ms=5.0)
+    found = validate(tmp_path / "bundle", ONE, run=exported.run, episodes=1)
+    assert found.max_action_difference <= 1e-5
+
+
+def test_eight_bits_are_judged_by_what_they_lose(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An int8 bundle computes its wide products in eight bits and tells its loss beside two yardsticks."""
+    exported = export_case("default")
+    cached_graphs(exported, monkeypatch)
+    monkeypatch.setattr("deploy.quantization.NARROW", 2)
+    manifest = export(exported.run, tmp_path / "bundle", ExportConfig(precision="int8"))
+    operators = {node.op_type for node in onnx.load(tmp_path / "bundle" / bundle.PLANNER).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    assert manifest["regret"]["plans"] == manifest["parity"]["plans"]
+    assert manifest["regret"]["mean"] <= max(manifest["regret"]["policy"], manifest["regret"]["other_noise"])
+    controller = Controller.load(tmp_path / "bundle")
+    assert controller.precision == "int8" and golden_deviation(controller.bundle, ONE) <= 1e-5
+    assert controller.bundle.model_id == bundle.read(exported.folder).model_id
+
+
+def test_eight_bits_that_lose_too_much_are_refused(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where eight bits cost more than planning gains over the policy, no bundle is written."""
+    exported = export_case("default")
+    cached_graphs(exported, monkeypatch)
+    monkeypatch.setattr(deploy.export, "regret", lambda *_, **__: dataclasses.replace(REGRET, mean=2.0))
+    with pytest.raises(BundleError, match=r"lose 2 of 9; the policy, which costs nothing, loses 1: export .* fp32"):
+        export(exported.run, tmp_path / "bundle", ExportConfig(precision="int8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+REGRET = deploy.export.Regret(plans=1, mean=0.0, worst=0.0, other_noise=0.5, policy=1.0, value=9.0)
+
+
+def test_what_cannot_work_is_refused_at_once(export_case: ExportCase, tmp_path: Path) -> None:
+    """A folder that exists is never overwritten, and a planner that cannot work is named by its setting."""
+    exported = export_case("default")
+    before = {path: path.read_bytes() for path in exported.folder.iterdir()}
+    with pytest.raises(BundleError, match="never overwritten"):
+        export(exported.run, exported.folder, ExportConfig())
+    assert {path: path.read_bytes() for path in exported.folder.iterdir()} == before
+    with pytest.raises(ConfigError, match=r"--planner.elites must be at most the 28 candidates"):
+        export(exported.run, tmp_path / "bundle", ExportConfig(elites=999))
+
+
+def test_validation_compares_every_decision(exported: Exported) -> None:
+    """In its own environment a bundle decides as its agent does, and returns are those of whole episodes."""
+    found = validate(exported.folder, ONE, run=exported.run, episodes=2)
+    assert found.max_action_difference <= 1e-5 and found.undecided <= 0.05 * found.decisions
+    assert found.precision == "fp32" and found.golden_deviation <= 1e-5
+    assert len(found.bundle_returns) == len(found.torch_returns) == 2
+    assert found.bundle_returns == pytest.approx(found.torch_returns, rel=0.5)
+
+
+def test_a_run_that_went_on_is_not_compared(export_case: ExportCase) -> None:
+    """A bundle is validated against the agent it was made of, not against a later one or another's."""
+    with pytest.raises(BundleError, match=r"was exported from step 40 of a run of deploy/Toy-v0.*Arm3-v0"):
+        validate(export_case("default").folder, ONE, run=export_case("reference-terminates").run, episodes=1)
+
+
+def test_the_cases_cover_what_they_should() -> None:
+    """Both presets, with and without termination, pruned and dense, one to six actuators are exported."""
+    cases = CASES.values()
+    assert {(case.preset, case.terminates) for case in cases} == {
+        (preset, terminates) for preset in ("default", "reference") for terminates in (False, True)
+    }
+    assert len({case.widths for case in cases}) == 2 and len({case.env for case in cases}) == 4
+
+
+def test_opset_is_the_one_asked_for(exported: Exported) -> None:
+    """The graphs are valid ONNX of the version of operators that was asked for."""
+    for path in exported.folder.glob("*.onnx"):
+        graph = onnx.load(path)
+        onnx.checker.check_model(graph, full_check=True)
+        assert [each.version for each in graph.opset_import if not each.domain] == [exported.case.export.opset]
+    assert onnxruntime.__version__ == exported.manifest["versions"]["onnxruntime"]

@@ -1,0 +1,165 @@
+"""Laws of the measurement, on a clock that tests wind: rounds, timetables, misses, and what is recorded beside them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy import latency
+from deploy.latency import ROUNDS, WARM_UP, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
+
+FACTS = {"bundle": "b", "backend": "x", "precision": "fp32", "threads": 1, "macs": 1000, "model": "m"}
+MACHINE = {**machine_facts(0.0), "cores": 2}
+
+
+class Time:
+    """A clock that moves only while something sleeps or computes."""
+
+    def __init__(self) -> None:
+        self.now = self.computed = 0.0
+        self.clock = Clock(lambda: self.now, lambda: self.computed, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def subject(self, durations: Sequence[float], *, share: float = 1.0) -> Subject:
+        """Decides in these times, over and over; the warm-up is immediate."""
+        calls = -WARM_UP
+
+        def decide() -> None:
+            nonlocal calls
+            if calls >= 0:
+                self.now += durations[calls % len(durations)]
+                self.computed += share * durations[calls % len(durations)]
+            calls += 1
+
+        return Subject(dict(FACTS), decide)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def test_single_stream_is_long_enough(time: Time) -> None:
+    """There are as many calls and as much time as asked for, in equal rounds, without the warm-up."""
+    quick, slow = time.subject([0.001]), time.subject([0.5])
+    single_stream([quick, slow], calls=1000, seconds=10.0, clock=time.clock)
+    assert [len(times) for times in quick.wall_s] == [pytest.approx(2000, abs=1)] * ROUNDS
+    assert [len(times) for times in slow.wall_s] == [200] * ROUNDS
+    assert quick.busy_s == pytest.approx(10, rel=1e-3) and slow.busy_s == pytest.approx(500)
+
+
+def test_subjects_take_turns(time: Time) -> None:
+    """A slow change of the machine hits all subjects alike: each is timed in every round before the next begins."""
+    turns: list[str] = []
+    subjects = [Subject(dict(FACTS), lambda name=name: turns.append(name)) for name in "ab"]
+    single_stream(subjects, calls=ROUNDS, seconds=0.0, clock=time.clock)
+    assert "".join(turns[2 * WARM_UP :]) == "ab" * ROUNDS
+
+
+def test_a_release_waits_for_its_time(time: Time) -> None:
+    """Calls begin at multiples of the period, however long the ones before took; in time, nothing is missed."""
+    subject = time.subject([0.001, 0.009])
+    periodic([subject], period_s=0.01, periods=10, clock=time.clock)
+    assert subject.late_s == pytest.approx([0.0] * 10, abs=1e-9)
+    assert np.concatenate(subject.wall_s) == pytest.approx([0.001, 0.009] * 5)
+    assert subject.missed == [False] * 10
+
+
+def test_a_late_call_misses_and_skips(time: Time) -> None:
+    """A call that takes 2.5 periods misses its own deadline and the next release, and delays the one after that."""
+    subject = time.subject([0.025, 0.001, 0.001, 0.001])
+    periodic([subject], period_s=0.01, periods=5 * ROUNDS, clock=time.clock)
+    first = subject.missed[:5]
+    assert first == [True, True, False, False, False]
+    assert subject.late_s[:2] == pytest.approx([0.0, 0.005])
+    assert len(subject.missed) == 5 * ROUNDS
+
+
+def test_every_period_is_accounted_for(time: Time) -> None:
+    """However slow the calls, as many periods are met or missed as were asked for."""
+    subject = time.subject([1.0])
+    periodic([subject], period_s=0.01, periods=23, clock=time.clock)
+    assert subject.missed == [True] * 23
+
+
+def test_a_row_has_what_was_promised(time: Time) -> None:
+    """A row in single-stream mode has percentiles, spread of the rounds, CPU time, rates and conditions; it is JSON."""
+    subject = time.subject([0.001, 0.003])
+    single_stream([subject], calls=1000, seconds=0.0, clock=time.clock)
+    found = row(subject, period_ms=None, machine=MACHINE)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["mode"], found["calls"], found["p50_ms"], found["max_ms"]) == ("single", 1000, 3.0, 3.0) or (
+        found["min_ms"],
+        found["p99_ms"],
+    ) == pytest.approx((1.0, 3.0))
+    assert found["cpu_ms_mean"] == pytest.approx(2.0) and found["cpu_share"] == pytest.approx(1.0)
+    assert found["spread"] == pytest.approx(0.0)
+    promised = "processor threads affinity load_before load_after versions peak_rss_bytes macs macs_per_s contended"
+    assert found.keys() >= set(promised.split())
+
+
+def test_a_periodic_row_has_its_misses(time: Time) -> None:
+    """A row in periodic mode tells misses with their bounds, the longest run of them, and the jitter."""
+    subject = time.subject([0.015, *[0.001] * 8])
+    periodic([subject], period_s=0.01, periods=1000, clock=time.clock)
+    found = row(subject, period_ms=10.0, machine=MACHINE)
+    assert (found["mode"], found["period_ms"], found["periods"]) == ("periodic", 10.0, 1000)
+    assert found["misses"] == sum(subject.missed) > 0
+    assert found["miss_rate_lower95"] < found["miss_rate"] < found["miss_rate_upper95"]
+    assert found["longest_misses"] == 1 and found["jitter_max_ms"] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("share", "load", "contended"), [(1.0, 0.2, False), (0.8, 0.2, True), (1.0, 1.5, True)])
+def test_a_contended_run_is_flagged(time: Time, share: float, load: float, contended: bool) -> None:
+    """Where calls had less than their core's time, or no core was free at the start, the row says so."""
+    subject = time.subject([0.001], share=share)
+    single_stream([subject], calls=50, seconds=0.0, clock=time.clock)
+    found = row(subject, period_ms=None, machine={**MACHINE, "load_before": load})
+    assert found["contended"] is contended
+
+
+def test_reduced_precision_is_worth_only_its_speed() -> None:
+    """Beside an int8 or bf16 row stands how fast it is against the same agent in fp32, or that nothing tells."""
+
+    def made(precision: str, p50_ms: float, model: str = "m") -> dict[str, Any]:
+        facts = {"precision": precision, "p50_ms": p50_ms, "model": model, "threads": 1, "mode": "single"}
+        return {**facts, "contended": False}
+
+    rows = [made("fp32", 10.0), made("int8", 12.5), made("bf16", 4.0), made("int8", 1.0, "other")]
+    assert remarks(rows) == [
+        "",
+        "not faster than fp32 (0.80 x)",
+        "2.50 x as fast as fp32",
+        "nothing in fp32 to compare with",
+    ]
+    assert remarks([{**rows[0], "contended": True}]) == ["contended"]
+
+
+@pytest.mark.parametrize("period_ms", [None, 20.0])
+def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) -> None:
+    """The distributions and the return against the 99th percentile become a PNG, also where no return is known."""
+    from deploy.latency_figures import draw
+
+    subjects = [time.subject([0.001, 0.002]), time.subject([0.004])]
+    measure: Callable[..., None] = single_stream if period_ms is None else periodic
+    settings = {"calls": 200, "seconds": 0.0} if period_ms is None else {"period_s": 0.02, "periods": 200}
+    measure(subjects, clock=time.clock, **settings)
+    rows = [
+        {**row(subject, period_ms=period_ms, machine=MACHINE), "return_mean": value}
+        for subject, value in zip(subjects, (800.0, None), strict=True)
+    ]
+    draw(rows, [1000 * np.concatenate(subject.wall_s) for subject in subjects], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_machine_is_named() -> None:
+    """Processor, cores, affinity, load, memory and versions are recorded as the machine has them."""
+    facts = latency.machine_facts(0.5)
+    assert facts["load_before"] == 0.5 and facts["load_after"] >= 0 and facts["peak_rss_bytes"] > 1e6
+    assert facts["cores"] == len(facts["affinity"]) > 0 and facts["processor"]
+    assert facts["versions"]["numpy"] == np.__version__

@@ -1,0 +1,104 @@
+"""Laws of the controller in C++: it builds, plans the golden plans, and measures by the same protocol."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import bundle
+from scripts.main import main
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="needs CMake and a C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, compiled once."""
+    folder = tmp_path_factory.mktemp("native") / "build"
+    assert main(["native", "build", f"--build-dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def native(built: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
+    """Status, parsed output and errors of a run."""
+
+    def run(folder: Path, *options: str) -> tuple[int, Any, str]:
+        capfd.readouterr()
+        status = main(["native", "run", str(folder), f"--build-dir={built}", *options])
+        out, err = capfd.readouterr()
+        return status, json.loads(out) if out else None, err
+
+    return run
+
+
+def test_golden_plans_come_out(exported: Path, native: Callable[..., Any]) -> None:
+    """The C++ program plans the golden plans as they were exported."""
+    status, found, _ = native(exported, "--check")
+    assert status == 0 and found["golden_deviation"] <= 1e-4
+    assert (found["language"], found["backend"], found["precision"]) == ("c++", "openvino", "fp32")
+    assert found["macs"] == bundle.read(exported).macs
+
+
+def test_rows_are_those_of_the_python_controller(
+    exported: Path, native: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In both modes its rows have the fields of ``tdmpc latency``, but for what only Python's controller has."""
+    _, rows, _ = native(exported, "--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10")
+    capfd.readouterr()
+    quick = ["--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10"]
+    assert main(["latency", str(exported), "--backend=openvino", "--json", *quick]) == 0
+    python = json.loads(capfd.readouterr().out)
+    own = {"spinning", "deadline_ms", "model", "remark"}
+    assert [row.keys() - {"golden_deviation"} for row in rows] == [row.keys() - own for row in python]
+    single, periodic = rows
+    assert single["calls"] >= 30 and len(single["repeat_p50_ms"]) == 5
+    assert single["min_ms"] <= single["p50_ms"] <= single["max_ms"] and single["p99_ms"] is None
+    assert periodic["periods"] == 10 and 0 <= periodic["miss_rate"] <= periodic["miss_rate_upper95"] <= 1
+
+
+def test_a_bound_without_misses_is_python_s(exported: Path, native: Callable[..., Any]) -> None:
+    """Its confidence bound is the exact one, as in Python."""
+    from deploy.percentiles import lower_bound, upper_bound
+
+    _, (_, row), _ = native(exported, "--calls=5", "--seconds=0.01", "--period-ms=5", "--periods=20")
+    misses = int(row["misses"])
+    assert row["miss_rate_upper95"] == pytest.approx(upper_bound(misses, 20), abs=1e-9)
+    assert row["miss_rate_lower95"] == pytest.approx(lower_bound(misses, 20), abs=1e-9)
+
+
+def corrupt_golden(folder: Path) -> None:
+    path = folder / bundle.GOLDEN
+    path.write_bytes(b"\x00\x00\x00\x40" * (path.stat().st_size // 4))
+
+
+def newer(folder: Path) -> None:
+    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    (folder / bundle.MANIFEST).write_text(json.dumps({**manifest, "format_version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "says"),
+    [
+        (corrupt_golden, 1, "the golden plans come out otherwise"),
+        (newer, 2, "it has format 99, this program reads up to 1"),
+        (lambda folder: (folder / bundle.MANIFEST).write_text("{"), 2, "damaged JSON"),
+        (lambda folder: (folder / bundle.PLANNER).unlink(), 2, "planner.onnx cannot be read"),
+        (lambda folder: (folder / bundle.PLANNER).write_bytes(b"short"), 2, "is not the file that was exported"),
+    ],
+    ids=["golden", "future", "json", "missing", "cut"],
+)
+def test_a_damaged_bundle_is_refused(
+    exported: Path, native: Callable[..., Any], tmp_path: Path, damage: Callable[[Path], object], status: int, says: str
+) -> None:
+    """A bundle that is damaged, incomplete, from the future or plans otherwise is one line on standard error."""
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    damage(folder)
+    found, out, err = native(folder, "--check")
+    assert (found, out) == (status, None) and says in err and err.count("\n") == 1

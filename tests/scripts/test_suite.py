@@ -1,0 +1,131 @@
+"""Laws of ``tdmpc suite``: all runs are brought to their end, whatever happens to some of them."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.experiments.plan import Run
+from scripts.suite import SUMMARY, carry_out, summary_row, write_table
+from tdmpc import checkpoint, runs
+from tests.scripts.conftest import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = " ".join([*SMALL, "--random-steps=20", "--pretrain-updates=8", "--eval-episodes=1", "--terminates=False"])
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / SUMMARY).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_suite(path: Path, *, env_steps: int) -> Path:
+    path.write_text(
+        f"""
+        name = "try"
+        seeds = [0, 1]
+        output = "{path.parent / "out"}"
+        options = "{TRAIN} --checkpoint-every=20"
+        [tasks]
+        Pendulum-v1 = ""
+        [methods]
+        good = "--env-steps={env_steps}"
+        bad = "--model.value-heads=0"
+        [then]
+        figures = "evaluate {{run}} --episodes=1 --threads=1 --json"
+        timing = {{ options = "evaluate {{run}} --episodes=1 --threads=1 --json", alone = true }}
+        """
+    )
+    return path
+
+
+def workers() -> list[int]:
+    """Processes in which runs go on; Ray gives them the run's name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"Pendulum-v1/good" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A worker killed in mid-run costs nothing, a failing run stops no other, and resuming makes nothing again."""
+    spec = write_suite(tmp_path / "try.toml", env_steps=400)
+    command = [sys.executable, "-m", "scripts.main", "suite", str(spec), "--workers=1"]
+    folder = tmp_path / "out" / "Pendulum-v1" / "good-0"
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not runs.has_checkpoint(folder) or checkpoint.load(folder, prefixes=("none",)).meta["env_steps"] < 40:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        assert not (folder / runs.SUMMARY).exists(), "the run is to be killed in its middle"
+        (pid,) = workers()
+        os.kill(pid, signal.SIGKILL)
+        said = process.communicate()[1]
+    assert process.returncode == 1, said
+    assert "bad-0 failed: 'tdmpc train Pendulum-v1" in said and "--model.value-heads must be positive" in said
+    assert "restored checkpoint" in (folder.parent / "good-0.log").read_text()
+    rows = rows_of(tmp_path / "out")
+    assert [(row["method"], row["seed"], row["status"]) for row in rows] == [
+        *[("good", "0", "finished"), ("bad", "0", "failed"), ("good", "1", "finished"), ("bad", "1", "failed")],
+    ]
+    for row in (rows[0], rows[2]):
+        assert float(row["env_steps"]) == 400
+        assert row["figures.return_mean"] == row["timing.return_mean"] != ""
+
+    assert "--resume" in fails("suite", str(spec))
+    ends = [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
+    again = subprocess.run([*command, "--resume"], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert again.returncode == 1, again.stderr
+    assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == ends
+
+
+def run_in(folder: Path, *begin: str) -> Run:
+    return Run(task="toy", method="good", seed=0, folder=folder, begin=begin)
+
+
+def test_a_step_s_output_is_whole_or_not_there(trained: Path, tmp_path: Path) -> None:
+    """A failing step leaves no output behind, and is taken again the next time; one that is done is not."""
+    folder = tmp_path / "run"
+    folder.symlink_to(trained)
+    run = run_in(folder, "train")
+    assert "ended with status 2" in carry_out(run, {"broken": ["evaluate", "{run}", "--episodes=0"]}, None)
+    assert not (folder / "broken.json").exists()
+    assert carry_out(run, {"whole": ["envs", "Pendulum"]}, None) == ""
+    (folder / "whole.json").write_text("as it was")
+    assert carry_out(run, {"whole": ["envs", "Pendulum"]}, None) == ""
+    assert (folder / "whole.json").read_text() == "as it was"
+    (folder / "whole.json").unlink()
+
+
+def test_what_has_no_source_is_not_pruned(tmp_path: Path) -> None:
+    """A run that prunes a failed one fails without being begun."""
+    run = run_in(tmp_path / "run", "prune").model_copy(update={"source": tmp_path / "source"})
+    assert carry_out(run, {}, "it failed") == f"{tmp_path / 'source'} is not there to be pruned"
+    assert not run.folder.exists()
+
+
+def test_a_row_has_the_figures_of_all_steps(tmp_path: Path) -> None:
+    """A row tells the summary's figures by their names, those of steps behind the step's name, lists by number."""
+    runs.write_json(tmp_path / runs.SUMMARY, {"return_mean": 3.5, "layers": [1]})
+    runs.write_json(tmp_path / "latency.json", [{"p50_ms": 1.5}, {"p50_ms": 2.5}])
+    row = summary_row(run_in(tmp_path, "train", "a b"), "finished")
+    assert row == {
+        **{"task": "toy", "method": "good", "seed": 0, "status": "finished", "command": "tdmpc train 'a b'"},
+        **{"return_mean": 3.5, "latency.0.p50_ms": 1.5, "latency.1.p50_ms": 2.5},
+    }
+
+
+def test_a_table_has_every_column(tmp_path: Path) -> None:
+    """Rows may differ in what they know."""
+    write_table(tmp_path / SUMMARY, [{"a": 1}, {"a": 2, "b": 3}])
+    assert rows_of(tmp_path) == [{"a": "1", "b": ""}, {"a": "2", "b": "3"}]
