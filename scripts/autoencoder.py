@@ -26,10 +26,11 @@ from compression import figures
 from compression.config import PruneConfig, check, resolved
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.importance import CRITERIA, CriterionName
-from compression.pruner import Judgement, OnlinePruner
+from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
 from compression.report import Picture, page
 from compression.shrink import load_training_state, shrink, training_state
+from compression.subject import Judgement
 from tdmpc import runs
 from tdmpc.config import ConfigError, Widths, to_json
 from tdmpc.figures import save

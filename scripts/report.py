@@ -106,8 +106,13 @@ def _pruning(folder: Path, rows: list[dict[str, Any]], events: list[dict[str, An
 
 
 def _outcome(rows: list[dict[str, Any]]) -> Figure:
+    left = 1.0
+    sized = []
+    for row in rows:  # evaluations do not tell the size that training left
+        left = row.get("prune/macs_left", left)
+        sized.append({**row, "prune/macs_left": left})
     return figures.outcome(
-        rows,
+        sized,
         train="return",
         evaluation="return_mean",
         label="return per episode",

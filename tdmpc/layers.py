@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 def full_precision(x: Float[Tensor, "*M X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"]) -> Tensor:
@@ -39,6 +40,8 @@ def elu(x: Float[Tensor, "*M X"]) -> Float[Tensor, "*M X"]:
     """
     if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or x.is_cuda:
         return F.elu(x)
+    if has_torch_function_unary(x):  # to a mode that watches, this is one function, as PyTorch's own
+        return handle_torch_function(elu, (x,), x)
     return _Elu.apply(x) if torch.is_grad_enabled() else _exp_elu(x)  # pyright: ignore[reportReturnType]
 
 
