@@ -35,7 +35,7 @@ TAIL = 15
 class SuiteArgs:
     """Run every task x method x seed of a suite: finished runs are skipped, one that fails stops no other."""
 
-    spec: Annotated[Path, tyro.conf.Positional]
+    spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]
     """TOML file; scripts/experiments/plan.py tells what is in it."""
     address: str | None = None
     """A Ray cluster, for example ``auto`` or ``ray://host:10001``; its machines share this file system. Processes of
@@ -221,6 +221,8 @@ def _call(command: Sequence[str], run: Run, output: Path | None) -> str:
             traceback.print_exc()
             code = 1
     if code:
+        if output is not None:
+            part.unlink(missing_ok=True)
         return f"'tdmpc {' '.join(command)}' ended with status {code}; its log is {_log_of(run)}"
     if output is not None:
         os.replace(part, output)  # it appears when it is whole

@@ -28,6 +28,7 @@ OPTIONS = {
     "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
+    "suite": "SPEC --address --workers --resume",
     "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
         --seed""",
     "validate": "DIR --run --episodes --seed --backend --precision --threads --json",

@@ -99,7 +99,7 @@ def test_a_step_s_output_is_whole_or_not_there(trained: Path, tmp_path: Path) ->
     folder.symlink_to(trained)
     run = run_in(folder, "train")
     assert "ended with status 2" in carry_out(run, {"broken": ["evaluate", "{run}", "--episodes=0"]}, None)
-    assert not (folder / "broken.json").exists()
+    assert not list(folder.glob("broken.*"))
     assert carry_out(run, {"whole": ["envs", "Pendulum"]}, None) == ""
     (folder / "whole.json").write_text("as it was")
     assert carry_out(run, {"whole": ["envs", "Pendulum"]}, None) == ""

@@ -17,6 +17,7 @@ from matplotlib.image import imread
 
 from compression.config import PruneConfig
 from scripts.main import main
+from scripts.report import PAGE
 from scripts.train import CHANGEABLE, parse
 from tdmpc import checkpoint, runs
 from tdmpc.config import to_json
@@ -38,14 +39,15 @@ def env_steps_in(folder: Path) -> int:
 
 
 def test_a_run_leaves_its_record(trained: Path) -> None:
-    """A finished run has its settings, metrics, checkpoint, summary and curves, and nothing temporary."""
-    assert {path.name for path in trained.iterdir()} == {
+    """A finished run has its settings, metrics, checkpoint, summary, curves and page, and nothing temporary."""
+    assert {path.name for path in trained.iterdir() if path.name != ".lock"} == {
         runs.CONFIG,
         runs.METRICS,
         runs.SUMMARY,
         runs.CURVE_TABLE,
         runs.CURVE,
         runs.PANELS,
+        PAGE,
         checkpoint.CURRENT,
         checkpoint.PREVIOUS,
     }
