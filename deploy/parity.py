@@ -19,9 +19,10 @@ from tdmpc.world_model import WorldModel
 
 TOLERANCE = 1e-4
 """Largest difference, in the units of [-1, 1], with which a bundle is still written."""
-ROUNDING = 1e-6
-"""Relative size of the disturbance that asks whether single precision decides a plan."""
-DISTURBED = 8
+ROUNDING = 3e-6
+"""Relative size of the disturbance that asks whether single precision decides a plan: a graph's policy and the agent's
+differ by 1e-6 already."""
+DISTURBED = 32
 """Disturbed copies of a plan."""
 
 Planner = Callable[[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise], tuple[Tensor, Tensor]]
