@@ -19,9 +19,8 @@ from tdmpc.world_model import WorldModel
 
 TOLERANCE = 1e-4
 """Largest difference, in the units of [-1, 1], with which a bundle is still written."""
-ROUNDING = 3e-6
-"""Relative size of the disturbance that asks whether single precision decides a plan: a graph's policy and the agent's
-differ by 1e-6 already."""
+ROUNDING = 1e-6
+"""Relative size of the disturbance that asks whether single precision decides a plan."""
 DISTURBED = 32
 """Disturbed copies of a plan."""
 
@@ -87,9 +86,14 @@ def plan_cases(
 
 
 def plan(
-    model: WorldModel, settings: Settings, z: Float[Tensor, "B Z"], previous: Float[Tensor, "H B A"], noise: PlanNoise
+    model: WorldModel,
+    settings: Settings,
+    z: Float[Tensor, "B Z"],
+    previous: Float[Tensor, "H B A"],
+    noise: PlanNoise,
+    evaluate: Callable[..., Tensor] = imagine,
 ) -> Plan:
-    """The agent's plan, as a bundle's settings have it."""
+    """The agent's plan, as a bundle's settings have it; ``evaluate`` as ``mppi`` has it."""
     return mppi(
         model,
         z,
@@ -98,6 +102,7 @@ def plan(
         config=settings.planner,
         discount=settings.discount,
         min_std=settings.min_std,
+        evaluate=evaluate,
     )
 
 
@@ -137,12 +142,20 @@ def is_decided(
     Where the last elite and the best sample that is none are worth the same but for rounding, two correct planners
     differ by what one elite moves the mean, some hundredths.
     """
-    z = model.encode(observation[None]).expand(DISTURBED, -1)
-    moves = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-    moves[0] = 0  # the plan itself
-    z = z * (1 + ROUNDING * moves)
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(exact: Float[Tensor, "D N"]) -> Float[Tensor, "D N"]:
+        moves = torch.randn(exact.shape, generator=generator)
+        moves[0] = 0  # the plan itself
+        return exact * (1 + ROUNDING * moves)
+
+    def evaluate(model: WorldModel, z: Tensor, actions: Tensor, *, discount: float) -> Tensor:
+        # One by one: a moved latent moves the worth of all samples together, and shows few ties between them.
+        return rounded(imagine(model, z, actions, discount=discount))
+
+    z = rounded(model.encode(observation[None]).expand(DISTURBED, -1))
     copies = PlanNoise(*(draws[..., None, :, :].expand(*draws.shape[:-2], DISTURBED, -1, -1) for draws in noise))
-    disturbed = plan(model, settings, z, previous[:, None].expand(-1, DISTURBED, -1), copies)
+    disturbed = plan(model, settings, z, previous[:, None].expand(-1, DISTURBED, -1), copies, evaluate=evaluate)
     return (disturbed.mean - disturbed.mean[:, :1]).abs().max().item() <= TOLERANCE
 
 

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def _deploy(folders: Sequence[Path]) -> int:
     """Controllers of the runs: exported, played beside their agents, timed call by call; not 0 where one is wrong."""
-    bundles = [folder / "bundle" for folder in folders]
+    bundles = [folder / f"{folder.name}-bundle" for folder in folders]  # the tables show their names
     for folder, bundle in zip(folders, bundles, strict=True):
         export.main([str(folder), "--out", str(bundle)])
     status = max(validate.main([str(bundle), "--episodes", "3"]) for bundle in bundles)
