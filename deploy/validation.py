@@ -127,7 +127,7 @@ class _Witness:
     def _compare(self, observation: Tensor, previous: Tensor, planned: Tensor) -> None:
         if self.drawn:
             draw_noise(self.random, self.noise)
-        noise = PlanNoise(torch.from_numpy(self.noise["noise_samples"]), torch.from_numpy(self.noise["noise_policy"]))
+        noise = PlanNoise(torch.tensor(self.noise["noise_samples"]), torch.tensor(self.noise["noise_policy"]))
         model, settings = self.agent.model, self.settings
         batched = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
         expected = plan(model, settings, model.encode(observation[None]), previous[:, None], batched)

@@ -199,7 +199,7 @@ def refit(
     )
 
 
-def shift(mean: Float[Tensor, "H B A"]) -> Float[Tensor, "H B A"]:
+def shift(mean: Float[Tensor, "H *B A"]) -> Float[Tensor, "H *B A"]:
     """The plan one decision later; nothing is known of its last step."""
     return torch.cat([mean[1:], torch.zeros_like(mean[:1])])
 

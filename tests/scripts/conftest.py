@@ -30,8 +30,10 @@ TINY = [
 @contextmanager
 def toy_registered() -> Iterator[None]:
     gym.register(TOY, entry_point=Toy)
-    yield
-    gym.registry.pop(TOY)
+    try:
+        yield
+    finally:
+        gym.registry.pop(TOY)
 
 
 @pytest.fixture(autouse=True)

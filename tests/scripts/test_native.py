@@ -59,7 +59,8 @@ def test_rows_are_those_of_the_python_controller(
     assert [row.keys() - {"golden_deviation"} for row in rows] == [row.keys() - own for row in python]
     single, periodic = rows
     assert single["calls"] >= 30 and len(single["repeat_p50_ms"]) == 5
-    assert single["min_ms"] <= single["p50_ms"] <= single["max_ms"] and single["p99_ms"] is None
+    assert single["min_ms"] <= single["p50_ms"] <= single["max_ms"]
+    assert single["p99_ms"] is None or single["calls"] >= 100
     assert periodic["periods"] == 10 and 0 <= periodic["miss_rate"] <= periodic["miss_rate_upper95"] <= 1
 
 
