@@ -179,7 +179,6 @@ _PANELS = (
         (("grad_norm/model", "model"), ("grad_norm/policy", "policy")),
         log=True,
     ),
-    _Panel("Value of the plan", "discounted return", (("plan_value", ""),)),
     _Panel("Decision rate", "decisions per second", (("decisions_per_s", ""),), log=True),
     _Panel("Time per call", "milliseconds", (("time/plan_ms", "plan"), ("time/update_ms", "update"))),
     _Panel("Planning schedules", "horizon, steps", (("horizon", ""),), right=("std", "least deviation"), steps=True),

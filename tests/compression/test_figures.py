@@ -87,8 +87,11 @@ def test_every_picture_can_be_drawn(snapshots: list[dict[str, Any]], events: lis
 def test_scores_of_zero_leave_a_gap() -> None:
     """A layer whose scores are all zero has no logarithm and is drawn as nothing, without a warning."""
     zeros = ([[0, 1]], [[0.0, 0.0]])
-    for other in (LATENT, zeros):
-        drawn(figures.importance([snapshot(10, {"enc.0": zeros, "latent": other})], [], step="updates"))
+    for other, gaps in ((LATENT, [True, False]), (zeros, [True, True])):
+        figure = figures.importance([snapshot(10, {"enc.0": zeros, "latent": other})], [], step="updates")
+        drawn(figure)
+        (mesh,) = figure.axes[0].collections[:1]
+        assert np.ma.getmaskarray(mesh.get_array()).ravel().tolist() == gaps
 
 
 def test_marks_tell_what_was_undone() -> None:
@@ -102,7 +105,9 @@ def test_losses_that_are_no_numbers_are_left_out() -> None:
     """An event with an infinite loss is drawn beside the others."""
     broken = event(3, 30, decision="undone")
     broken["losses"]["after"]["value"] = float("inf")
-    drawn(figures.losses([*EVENTS, broken], step="updates"))
+    figure = figures.losses([*EVENTS, broken], step="updates")
+    drawn(figure)
+    assert all(np.isfinite(axes.get_ylim()).all() for axes in figure.axes)
 
 
 @pytest.mark.parametrize("left", [1.0, 0.4, 0.02])

@@ -20,7 +20,7 @@ def full_rows(count: int = 20) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for episode in range(1, count + 1):
         step = 1000 * episode
-        row = {"kind": "train", "env_steps": step, "return": 40.0 * episode, "decisions_per_s": 20.0, "plan_value": 3.0}
+        row = {"kind": "train", "env_steps": step, "return": 40.0 * episode, "decisions_per_s": 20.0}
         row |= {"std": 0.5 - 0.02 * episode, "horizon": 1 + episode // 5, "note": "text"}
         if episode > 5:
             row |= {f"loss/{name}": 1.0 / episode**3 for name in ("consistency", "reward", "value", "termination")}
@@ -134,4 +134,5 @@ training_panels(rows, {str(tmp_path / "b.png")!r})
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

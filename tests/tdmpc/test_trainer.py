@@ -420,6 +420,12 @@ def test_evaluations_do_not_change_training(tmp_path: Path) -> None:
     assert all(row["episodes"] == 2 for row in evaluations)
 
 
+def test_the_end_is_evaluated_once(tmp_path: Path) -> None:
+    """Where a periodic evaluation falls on the end of a run, it is left to the final one."""
+    run = whole_run(tiny("Pendulum-v1", env_steps=60, eval_every=20, eval_episodes=1), tmp_path / "run")
+    assert [row["env_steps"] for row in run.rows if row["kind"] == "eval"] == [20, 40]
+
+
 class Listener(Sink):
     """Notes at which steps checkpoints come."""
 
