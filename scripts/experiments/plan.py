@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tdmpc import runs
 from tdmpc.config import ConfigError
 
 Options = Annotated[
@@ -137,8 +138,9 @@ def read(path: Path) -> Suite:
 
 
 def _loose_ends(suite: Suite) -> list[str]:
-    """Names in a suite that stand for nothing."""
-    faults = []
+    """Names in a suite that stand for nothing, or for something else."""
+    taken = sorted({Path(runs.SUMMARY).stem, Path(runs.CONFIG).stem} & suite.then.keys())
+    faults = [f"then.{name}: a run has a {name}.json of its own; choose another name" for name in taken]
     for name, method in suite.methods.items():
         unknown = sorted(set(method.tasks or ()) - suite.tasks.keys())
         if unknown:

@@ -72,6 +72,7 @@ def test_a_run_is_a_command(spec: Path) -> None:
         (('prunes = "dense"', 'prunes = "dance"'), "methods.cut.prunes: 'dance' is no method that trains"),
         (('prunes = "dense"', 'prunes = "cut"'), "methods.cut.prunes: 'cut' is no method that trains"),
         (('dense = ""', 'dense = { tasks = ["two"] }'), "methods.cut.prunes: 'dense' is not run on all of its tasks"),
+        (("[methods]", "[then]\nsummary = 'envs'\n[methods]"), "then.summary: a run has a summary.json of its own"),
         (('name = "try"', "name = "), "cannot be read: "),
     ],
     ids=lambda change: change if isinstance(change, str) else change[1],
