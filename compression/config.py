@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 from compression.allocation import Limits, Method
 from compression.groups import Budget, Groups
@@ -55,6 +55,8 @@ class PruneConfig:
     tolerance: float = 0.3
     """By how much an event may raise the unexplained share of latents, rewards or values, or lower what planning gains
     over acting at random, as a share of that gain."""
+    moments: Literal["carry", "reset"] = "carry"
+    """What an event makes of the optimiser: its moments follow the units that stay, or it begins afresh."""
     rest: int = 1
     """Events for which the component to blame is left alone after an undone one."""
     smoothing: float = 0.99

@@ -301,7 +301,7 @@ def gallery(rows: Mapping[str, Float[Any, "N X"]], side: int) -> Figure:
 
 
 def losses(events: Records, *, step: str) -> Figure:
-    """Every event with its losses before and after the cut, on the same held-out data."""
+    """Every event with its losses before and after the cut, on the same data."""
     names = list(events[0]["losses"]["before"])
     columns = min(2, len(names))
     lines = -(-len(names) // columns)

@@ -158,7 +158,7 @@ class OnlinePruner:
         judgement = smaller.judge(subject, self.events)
         reason = self._objection(judgement) if self.config.guard else ""
         blamed = self._blame(subject, keep) if reason else ""
-        chosen = subject if reason else smaller
+        chosen = subject if reason else self._taken_up(smaller)
         record = {
             **self._heading(step),
             "goal": goal,
@@ -184,6 +184,9 @@ class OnlinePruner:
         self.journal.append(record)
         log.info("%s", sentence(record))
         return chosen
+
+    def _taken_up(self, smaller: S) -> S:
+        return smaller.with_fresh_optimizer() if self.config.moments == "reset" else smaller
 
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
@@ -216,6 +219,17 @@ class OnlinePruner:
         self.statistics = kept(self.statistics, self.groups.flat(keep))
         self.units = composed(self.units, keep)
         self._follow(groups)
+
+    def shortfall(self) -> str:
+        """What is missing from the target, in a sentence; empty where it is reached."""
+        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
+        if left <= 1 - self.config.target:
+            return ""
+        return (
+            f"pruning has not reached its target: {left:.1%} of the {self.config.budget} are left where "
+            f"{1 - self.config.target:.1%} were asked for. {EVENTS} tells which events were undone and why. "
+            "Train on (--resume with more --env-steps), or begin anew with an earlier end or a larger tolerance"
+        )
 
     # Recording -------------------------------------------------------------------------------------------------
 

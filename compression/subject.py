@@ -9,7 +9,7 @@ from compression.groups import Groups, Keep
 
 
 class Judgement(NamedTuple):
-    """A smaller model beside the one that it was cut from, on the same held-out data."""
+    """A smaller model beside the one that it was cut from, on the same data."""
 
     before: Mapping[str, float]
     after: Mapping[str, float]
@@ -33,11 +33,15 @@ class Subject(Protocol):
         """A smaller copy with everything that belongs to its training; this one stays as it is."""
         ...
 
+    def with_fresh_optimizer(self) -> Self:
+        """The same model, its optimiser as at the beginning of training."""
+        ...
+
     def judge(self, before: Self, draw: int) -> Judgement:
         """Compare with what it was cut from.
 
         Args:
             before: the larger one.
-            draw: which held-out data: the same number, the same data.
+            draw: which data: the same number, the same data.
         """
         ...

@@ -6,6 +6,7 @@ dynamics put out and what every component reads. Observations, actions and the o
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import chain
@@ -34,6 +35,8 @@ from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below
 from tdmpc.trainer import Trainer
 from tdmpc.world_model import WorldModel, parameter_shapes
+
+log = logging.getLogger(__name__)
 
 LATENT = "latent"
 FLOOR = 1e-4
@@ -192,6 +195,11 @@ class AgentSubject:
         config, state = shrink_agent(self.config, self.spec, self.state, keep)
         return AgentSubject(config, self.spec, state, self.replay, step=self.step)
 
+    def with_fresh_optimizer(self) -> "AgentSubject":
+        """The same agent, both optimisers as at the beginning of training."""
+        state = {name: tensor for name, tensor in self.state.items() if not name.startswith("optimizer/")}
+        return AgentSubject(self.config, self.spec, state, self.replay, step=self.step)
+
     def agent(self) -> Agent:
         """The agent, built as on resume."""
         agent = Agent(self.config, self.spec)
@@ -235,7 +243,7 @@ class Fit(NamedTuple):
 
 
 class Reference:
-    """An agent on held-out data: the values that smaller ones are measured by, and how well it does itself."""
+    """An agent on windows of its replay: the values that smaller ones are measured by, and how well it does itself."""
 
     def __init__(self, subject: AgentSubject, draw: int) -> None:
         config, device = subject.config, next(subject.model.parameters()).device
@@ -340,8 +348,12 @@ class AgentPruner(NullPruner):
         agent.watch = lambda parameters: self.pruner.observe({names[id(one)]: one for one in parameters})
 
     def between_updates(self, trainer: Trainer) -> None:
-        if not self.pruner.due(trainer.env_steps):
-            return
+        if self.pruner.due(trainer.env_steps):
+            self._advance(trainer)
+        if trainer.env_steps >= trainer.config.env_steps and (fault := self.pruner.shortfall()):
+            log.warning("%s", fault)
+
+    def _advance(self, trainer: Trainer) -> None:
         events = self.pruner.journal.lines
         with trainer.window.timer("prune"):
             subject = AgentSubject.of(trainer.agent, trainer.replay, step=trainer.agent_steps)

@@ -198,6 +198,13 @@ class Training:
         load_training_state(smaller.model, smaller.optimizer, state)
         return smaller
 
+    def with_fresh_optimizer(self) -> Self:
+        """The same autoencoder, Adam as at the beginning."""
+        fresh = type(self)(self.model.shape, self.images, self.learning_rate)
+        fresh.model = self.model
+        fresh.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
+        return fresh
+
     @torch.no_grad()
     def judge(self, before: Self, draw: int) -> Judgement:
         """On all held-out pictures; the error as a share of what the mean picture leaves."""

@@ -22,7 +22,7 @@ class Toy:
     """Two components of one layer each. A cut of component ``bad`` is judged as harmful as it is said to be."""
 
     def __init__(self, tensors: dict[str, Tensor] | None = None, groups: Groups | None = None, harm: float = 0.0):
-        self.harm = harm
+        self.harm, self.restarts = harm, 0
         axes = tuple(Axis(name, 0, 20, (Slice(f"{name}.in", 0), Slice(f"{name}.out", 1))) for name in ("good", "bad"))
         shapes = {
             f"{name}.{side}": (20, 3) if side == "in" else (2, 20) for name in ("good", "bad") for side in ("in", "out")
@@ -35,7 +35,14 @@ class Toy:
 
     def shrunk(self, keep: Keep) -> Self:
         tensors = {name: nn.Parameter(t) for name, t in shrink(self.tensors, self.groups, keep).items()}
-        return type(self)(tensors, self.groups.kept(keep), self.harm)
+        smaller = type(self)(tensors, self.groups.kept(keep), self.harm)
+        smaller.restarts = self.restarts
+        return smaller
+
+    def with_fresh_optimizer(self) -> Self:
+        fresh = type(self)(self.tensors, self.groups, self.harm)
+        fresh.restarts = self.restarts + 1
+        return fresh
 
     def judge(self, before: Self, draw: int) -> Judgement:
         harmed = self.groups["bad.0"].size < before.groups["bad.0"].size
@@ -147,6 +154,20 @@ def test_undone_events_are_made_up_for(tmp_path: Path) -> None:
     scheduled = [1 - pruner.schedule.removed(number) for number in range(6)]
     largest = min(after / before for before, after in pairwise(scheduled))
     assert min(cost["after"] / cost["before"] for cost in costs) > largest - 0.1
+
+
+def test_what_is_missing_from_the_target_is_told(tmp_path: Path) -> None:
+    """A run whose cuts were undone says how much is left and how much was asked for; one at its target says nothing."""
+    stuck, _ = train(tmp_path / "stuck", settings(), until=20, harm=0.9)
+    assert "100.0% of the macs are left where 25.0% were asked for" in stuck.shortfall()
+    done, _ = train(tmp_path / "done", settings())
+    assert done.shortfall() == ""
+
+
+@pytest.mark.parametrize(("moments", "restarts"), [("carry", 0), ("reset", 5)])
+def test_the_optimiser_goes_on_or_begins_afresh(tmp_path: Path, moments: str, restarts: int) -> None:
+    """Moments follow the units through every event, or the optimiser begins afresh at each."""
+    assert train(tmp_path, settings(moments=moments))[1].restarts == restarts
 
 
 def test_the_guard_can_be_switched_off(tmp_path: Path) -> None:

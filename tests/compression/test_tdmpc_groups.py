@@ -155,6 +155,26 @@ def test_a_pruned_checkpoint_is_an_ordinary_one(tmp_path: Path) -> None:
     assert last["width/reward.0"] == agent.config.model.reward[0] < first["width/reward.0"] == SMALL.reward[0]
 
 
+def test_moments_are_carried_or_begin_afresh(tmp_path: Path) -> None:
+    """After an event Adam's moments are those of the units that stay; asked for, both optimisers begin afresh."""
+    trainer = open_run(tiny("Pendulum-v1", env_steps=24), tmp_path)
+    trainer.run()
+    dense = AgentSubject.of(trainer.agent, trainer.replay, step=24)
+    smaller = dense.shrunk({"dynamics.0": torch.tensor([[0, 2]])})
+    carried, fresh = smaller.agent(), smaller.with_fresh_optimizer().agent()
+    moment = "optimizer/components.dynamics.0.weight/exp_avg"
+    assert torch.equal(carried.state()[moment], dense.state[moment][[0, 2]])
+    assert carried.model_optimizer.state and carried.policy_optimizer.state
+    assert not fresh.model_optimizer.state and not fresh.policy_optimizer.state
+    assert all(torch.equal(*pair) for pair in zip(carried.model.parameters(), fresh.model.parameters(), strict=True))
+
+
+def test_a_run_short_of_its_target_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that ends with more than was asked for warns of it."""
+    open_run(tiny("Pendulum-v1"), tmp_path, Undoing).run()
+    assert caplog.text.count("pruning has not reached its target: 100.0% of the macs are left where 30.0%") == 1
+
+
 def test_a_judge_draws_the_same_windows_again(make_agent: MakeAgent, tmp_path: Path) -> None:
     """The same draw judges on the same data, another on others; an agent is no worse than itself."""
     trainer = open_run(tiny("Pendulum-v1"), tmp_path)
