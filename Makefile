@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test lint setup clean FORCE
+.PHONY: demo test lint results setup clean FORCE
 .DEFAULT_GOAL := setup
 
 demo: setup
@@ -21,6 +21,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Tables and figures of README.md, results/README.md and docs/ from the CSVs in results/.
+results: setup
+	$(BIN)/tdmpc results render
 
 setup: $(STAMP)
 

@@ -3,8 +3,9 @@
 from importlib.util import find_spec
 
 from deploy.bundle import BundleError
+from scripts.experiments.archive import ResultsError
 
-EXPECTED: tuple[type[Exception], ...] = (BundleError,)
+EXPECTED: tuple[type[Exception], ...] = (BundleError, ResultsError)
 
 if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from compression.config import PruneError

@@ -17,6 +17,7 @@ COMMANDS = {
     "plot": "draw the learning curves of several runs",
     "bench": "measure plans, updates and decisions",
     "suite": "run tasks x methods x seeds of an experiment, here or on a cluster",
+    "results": "keep what suites found as small tables, and show it in the pages",
     "export": "make a controller of a run that needs no PyTorch",
     "validate": "play a controller in its environment, beside its agent",
     "latency": "time controllers, one call after the other or at a control period",

@@ -74,12 +74,12 @@ def pruning(path: Path) -> str:
 def _left(rows: Sequence[Row], dense: Sequence[Row] | None, name: str) -> str:
     """Size beside the dense method's, else beside what the runs began with."""
     whole = np.mean(_numbers(dense, name) if dense else _numbers(rows, f"{name}_dense"))
-    return f"{np.mean(_numbers(rows, name)) / whole:.1%}"
+    return _share(np.mean(_numbers(rows, name)) / whole)
 
 
 def _kept(rows: Sequence[Row], dense: Sequence[Row] | None) -> str:
     whole = np.mean(_numbers(dense, "return_mean")) if dense else 0.0
-    return f"{np.mean(_numbers(rows, 'return_mean')) / whole:.1%}" if whole > 0 else ""
+    return _share(np.mean(_numbers(rows, "return_mean")) / whole) if whole > 0 else ""
 
 
 def steps(path: Path) -> str:
@@ -165,7 +165,7 @@ def speed(path: Path) -> str:
         (
             *name,
             *(_mean_of(some, column) for column in DECISIONS),
-            *(f"{np.mean(found):.0%}" if (found := _known(some, column)) else "" for column in SHARES),
+            *(_share(np.mean(found)) if (found := _known(some, column)) else "" for column in SHARES),
         )
         for name, some in _by(_finished(rows), "task", "method", "precision", "threads").items()
         if _known(some, DECISIONS[0])
@@ -193,7 +193,10 @@ def bench(path: Path) -> str:
     return markdown((*header, "processor", "torch"), lines)
 
 
-AUTOENCODER = {"scratch": "evenly narrower, trained from scratch", "average": "mean rank of the three"}
+AUTOENCODER = {
+    "scratch": "evenly narrower, trained from scratch",
+    "average": "mean rank of bayesian, gradient, fisher",
+}
 """Methods of ``tdmpc autoencoder`` whose names do not say what they are; dense and scratch are no prunings."""
 
 
@@ -214,7 +217,7 @@ def autoencoder(path: Path) -> str:
 
     methods = dict.fromkeys(row["method"] for row in rows)
     lines = [(AUTOENCODER.get(method, method), *(cell(method, target) for target in targets)) for method in methods]
-    return markdown(("", *(f"{float(target):.0%} fewer parameters" for target in targets)), lines)
+    return markdown(("", *(f"{_share(float(target))} fewer parameters" for target in targets)), lines)
 
 
 TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
@@ -237,9 +240,7 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table; a bar in a cell is escaped."""
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows).replace(
-        "|  |", "| |"
-    )
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def _by(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
@@ -256,7 +257,7 @@ def _finished(rows: Iterable[Row]) -> list[Row]:
 
 def _unfinished(rows: Iterable[Row]) -> str:
     left = [
-        f"{row['task']}/{row['method']}-{row['seed']} ({row['status']})" for row in rows if row not in _finished([row])
+        f"{row['task']}/{row['method']}-{row['seed']} ({row['status']})" for row in rows if row["status"] != "finished"
     ]
     return f"\n\nWithout a result: {', '.join(left)}." if left else ""
 
@@ -288,6 +289,10 @@ def _interval(estimate: Estimate) -> str:
 def _figure(value: float | np.floating) -> str:
     """Three digits, or all before the point: 7,803; 42.1; 0.0123."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _share(value: float | np.floating) -> str:
+    return f"{100 * value:.3g} %"
 
 
 def _published(task: str, env_steps: int) -> str:

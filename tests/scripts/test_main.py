@@ -29,6 +29,7 @@ OPTIONS = {
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
     "suite": "SPEC --address --workers --resume",
+    "results": "collect render",
     "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
         --seed""",
     "validate": "DIR --run --episodes --seed --backend --precision --threads --json",
