@@ -314,11 +314,14 @@ def _latency(entry: Entry) -> Table:
         with _reading(path):
             found = _json(path)
             validated[_key(found)] = found["bundle_return_mean"]
+    trained = _json(entry.folder / runs.SUMMARY)["return_mean"]
     table = []
     for path in _steps(entry, "latency"):
         with _reading(path):
-            trained = _json(entry.folder / runs.SUMMARY)["return_mean"]
-            table += [{**entry.name, **_latency_row(row, validated, trained)} for row in _json(path)]
+            rows = _json(path)
+            if not isinstance(rows, list):
+                raise TypeError("tdmpc latency --json prints a list")
+            table += [{**entry.name, **_latency_row(row, validated, trained)} for row in rows]
     return table
 
 

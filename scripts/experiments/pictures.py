@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from compression.figures import INK, MARKERS, PALETTE, STYLE
 from scripts.experiments import archive
@@ -76,7 +76,7 @@ def curves(rows: Sequence[Row]) -> Figure:
         Line2D([], [], color="#777777", marker="D", markerfacecolor="white", linestyle="", label="evaluation")
     )
     entries.append(Line2D([], [], color=INK, linestyle="--", marker="s", markersize=3, label="published, 5 seeds"))
-    figure.legend(handles=entries, loc="outside lower center", ncols=5)
+    _key(figure, entries)
     return figure
 
 
@@ -185,6 +185,7 @@ def latency(rows: Sequence[Row]) -> Figure:
                 ha="right",
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="99th percentile of a decision (ms)", ylabel="return")
@@ -265,5 +266,10 @@ def _legend(figure: Figure, names: Sequence[str], more: Sequence[Line2D] = ()) -
         Line2D([], [], color=colour, linewidth=2.5, label=name)
         for name, colour in zip(names, _colours(names), strict=True)
     ]
+    _key(figure, [*entries, *more])
+
+
+def _key(figure: Figure, entries: Sequence[Line2D]) -> None:
+    """Below all panels, as wide as they are."""
     if entries:
-        figure.legend(handles=[*entries, *more], loc="outside lower center", ncols=5)
+        figure.legend(handles=entries, loc="outside lower center", ncols=3 if figure.get_figwidth() < 8 else 6)
