@@ -9,7 +9,7 @@ from compression.groups import Budget, Groups
 from compression.importance import CriterionName
 from compression.schedule import Schedule, Shape
 
-FIRST, LAST = 0.15, 0.55
+FIRST, LAST = 0.1, 0.4
 """Where pruning starts and ends when that is not said, as shares of the run from the first update on."""
 SNAPSHOTS = 50
 """Snapshots of the importance in a run, when their distance is not said."""
@@ -37,9 +37,9 @@ class PruneConfig:
     """Ramp the logarithm of what is left, so that late events do not take the largest parts of it; without it, the
     share removed is ramped, as published."""
     start: int | None = None
-    """Environment step from which on events come; 15 % into the learning part of the run when not given."""
+    """Environment step from which on events come; 10 % into the learning part of the run when not given."""
     end: int | None = None
-    """Environment step of the last event; 55 % into the learning part when not given."""
+    """Environment step of the last event; 40 % into the learning part when not given."""
     events: int = 12
     """Pruning events from start to end; undone ones are made up for behind the end, at the same distance."""
     min_width: int = 8
@@ -52,7 +52,7 @@ class PruneConfig:
     """Largest share of the units of a component's layers that may go, for example ``policy 0.5 latent 0.2``."""
     guard: bool = True
     """Judge each event on windows from the replay, and undo it beyond the tolerance."""
-    tolerance: float = 0.3
+    tolerance: float = 0.5
     """By how much an event may raise the unexplained share of latents, rewards or values, or lower what planning gains
     over acting at random, as a share of that gain."""
     moments: Literal["carry", "reset"] = "carry"

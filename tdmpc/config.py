@@ -181,6 +181,7 @@ def _reference(env_id: str) -> TrainConfig:
 def _default(env_id: str) -> TrainConfig:
     reference = _reference(env_id)
     width = (128, 128)
+    std = reference.planner.std if env_id.startswith(MOVING_GOALS) else Linear(0.5, 0.05, 5_000)
     return dataclasses.replace(
         reference,
         random_steps=500,
@@ -188,14 +189,15 @@ def _default(env_id: str) -> TrainConfig:
         model=ModelConfig(
             latent=reference.model.latent, dynamics=width, reward=width, termination=width, policy=width, value=width
         ),
-        planner=dataclasses.replace(
-            reference.planner, horizon=3, std=Linear(0.5, 0.05, 5_000), horizon_schedule=Linear(3, 3, 0)
-        ),
+        planner=dataclasses.replace(reference.planner, horizon=3, std=std, horizon_schedule=Linear(3, 3, 0)),
     )
 
 
 LARGE_BODIES = {"dm_control/humanoid-": (100, 12), "dm_control/dog-": (100, 8)}
 """Latent width and planner iterations of the published setting for many-jointed bodies."""
+
+MOVING_GOALS = ("dm_control/reacher-",)
+"""Each episode has another goal, without a reward far from it: exploration is needed for as long as published."""
 
 PRESETS: dict[PresetName, Callable[[str], TrainConfig]] = {"default": _default, "reference": _reference}
 

@@ -23,9 +23,9 @@ def settings(**changes: Any) -> PruneConfig:
 
 
 def test_what_is_not_given_follows_from_the_run() -> None:
-    """Pruning lasts from 15 to 55 % of the learning part; a fiftieth of the run lies between two snapshots."""
+    """Pruning lasts from 10 to 40 % of the learning part; a fiftieth of the run lies between two snapshots."""
     config = settings()
-    assert (config.start, config.end, config.snapshot_every) == (250, 650, 22)
+    assert (config.start, config.end, config.snapshot_every) == (200, 500, 22)
     assert settings(start=300, end=400, snapshot_every=7) == PruneConfig(
         0.5, min_width=2, start=300, end=400, snapshot_every=7
     )
@@ -51,8 +51,8 @@ MISTAKES = {
     "--prune.target must be at least 0 and below 1, got 1.0": {"target": 1.0},
     "--prune.target must be at least 0 and below 1, got -0.1": {"target": -0.1},
     "--prune.end must be at most 1100, the end of training, got 1200": {"end": 1200},
-    "--prune.start must be at least 100, when learning begins, and below --prune.end, got 50 and 650": {"start": 50},
-    "and below --prune.end, got 700 and 650": {"start": 700},
+    "--prune.start must be at least 100, when learning begins, and below --prune.end, got 50 and 500": {"start": 50},
+    "and below --prune.end, got 700 and 500": {"start": 700},
     "--prune.min-width must be at most the width of every layer that is pruned, got 7 where latent has 6": {
         "min_width": 7
     },

@@ -104,6 +104,12 @@ def test_large_bodies(name: Any, env_id: str, latent: int, iterations: int) -> N
     assert found == (env_id, latent, latent, iterations)
 
 
+def test_exploration_lasts_where_goals_move() -> None:
+    """The default explores for 5,000 decisions; on reacher, where goals move, as long as published."""
+    reacher, walker = (preset("default", name).planner.std for name in ("dm_control/reacher-hard-v0", WALKER))
+    assert reacher == PUBLISHED.planner.std and walker == Linear(0.5, 0.05, 5_000)
+
+
 def test_default_takes_any_units() -> None:
     """The default preset scales rewards and normalises observations."""
     model = preset("default", WALKER).model
