@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from compression import records
 from scripts.experiments import archive
 from scripts.experiments.archive import ResultsError, read_table
+from scripts.experiments.estimates import correlation
 from scripts.suite import SUMMARY
 from tdmpc import runs
 from tdmpc.metrics import read_rows
@@ -39,8 +39,6 @@ LAST = 5
 """Training episodes at the end of a run over which its decision rate is averaged."""
 SNAPSHOTS = 12
 """Of the importance, evenly spaced over a run: neighbouring ones tell the same."""
-LEAST_UNITS = 3
-"""For a rank correlation."""
 
 OF_SUMMARY = (
     *("return_mean", "return_std", "episodes", "env_steps", "agent_steps", "planning_macs", "planning_macs_dense"),
@@ -299,9 +297,10 @@ def rank_correlation(one: Mapping[str, Any], other: Mapping[str, Any]) -> float 
     ):
         there = dict(zip(other_units, other_scores, strict=True))
         pairs = [(score, there[unit]) for unit, score in zip(units, scores, strict=True) if unit in there]
-        if len(pairs) < LEAST_UNITS or any(len(set(column)) == 1 for column in zip(*pairs, strict=True)):
+        known = correlation([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        if known is None:
             return None
-        found.append(float(spearmanr(*zip(*pairs, strict=True)).statistic))
+        found.append(known.value)
     return float(np.mean(found))
 
 

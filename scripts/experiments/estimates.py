@@ -1,16 +1,19 @@
-"""What can be said of a method from few seeds: mean and interquartile mean, with bootstrap intervals."""
+"""What can be said from few values: means with bootstrap intervals, and rank correlations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, trim_mean
+from scipy.stats import bootstrap, spearmanr, trim_mean
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 TRIMMED = 0.25
 """Share of the values that the interquartile mean leaves out at each end: none of fewer than four."""
+
+LEAST_PAIRS = 3
+"""For a rank correlation."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,19 @@ def _estimate(values: Sequence[float], statistic: Callable[..., Any]) -> Estimat
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation, and the probability of one as large where there is none."""
+
+    value: float
+    p: float
+
+
+def correlation(one: Sequence[float], other: Sequence[float]) -> Correlation | None:
+    """Of pairs of values; None of fewer than ``LEAST_PAIRS``, or where one side is always the same."""
+    if len(one) < LEAST_PAIRS or min(len(set(one)), len(set(other))) < 2:
+        return None
+    found: Any = spearmanr(one, other)
+    return Correlation(float(found.statistic), float(found.pvalue))

@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from deploy.percentiles import upper_bound
 from scripts.experiments import archive
 from scripts.experiments.archive import ResultsError, Row, number, read_table
-from scripts.experiments.estimates import Estimate, interquartile_mean, mean
+from scripts.experiments.estimates import Estimate, correlation, interquartile_mean, mean
 from tdmpc.figures import PUBLISHED
 
 BASELINE = "dense"
 """The method that pruned ones are compared with."""
-LEAST_EVENTS = 3
-"""For a rank correlation."""
 
 
 def returns(path: Path) -> str:
@@ -89,7 +86,7 @@ def steps(path: Path) -> str:
     for (task, method), some in _by(rows, "task", "method").items():
         kept = [row for row in some if row["decision"] == "kept" and row["return_before"] and row["return_after"]]
         worse = _numbers(kept, "worsening")
-        change = np.subtract(_numbers(kept, "return_after"), _numbers(kept, "return_before"))
+        change = [number(row, "return_after") - number(row, "return_before") for row in kept]
         undone = sum(row["decision"] == "undone" for row in some)
         medians = (_figure(np.median(worse)), _figure(np.median(change))) if kept else ("", "")
         lines.append((task, method, str(len(some)), str(undone), *medians, _correlation(worse, change)))
@@ -101,11 +98,9 @@ def steps(path: Path) -> str:
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> str:
-    """Spearman's, with its p-value; nothing where there are too few pairs, or no spread."""
-    if len(one) < LEAST_EVENTS or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return ""
-    found = spearmanr(one, other)
-    return f"{found.statistic:.2f} (p {found.pvalue:.2g}, n {len(one)})"
+    """Spearman's, with its p-value and the number of pairs; nothing where it cannot be told."""
+    found = correlation(one, other)
+    return f"{found.value:.2f} (p {found.p:.2g}, n {len(one)})" if found else ""
 
 
 def movement(path: Path) -> str:
