@@ -102,7 +102,8 @@ def entries(suite: Path) -> list[Entry]:
     path = suite / SUMMARY
     if not path.exists():
         raise ResultsError(f"{suite} is no suite's folder: there is no {SUMMARY}. tdmpc suite makes one")
-    return [_entry(row, suite) for row in read_table(path, "task", "method", "seed", "status", "command")]
+    with _reading(path):
+        return [_entry(row, suite) for row in read_table(path, "task", "method", "seed", "status", "command")]
 
 
 def _entry(row: Mapping[str, str], suite: Path) -> Entry:
@@ -114,7 +115,7 @@ def _entry(row: Mapping[str, str], suite: Path) -> Entry:
         method=row["method"],
         seed=int(row["seed"]),
         status=status if status in ("finished", "failed") else "not finished",
-        command=_portable(row["command"], suite.name),
+        command=_portable(row["command"], suite.resolve().name),
         folder=folder,
     )
 
