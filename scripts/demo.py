@@ -1,20 +1,25 @@
 """``tdmpc demo``: from nothing to a pruned and a dense agent, report, films and controllers, in minutes on a CPU."""
 
-import dataclasses
-from collections.abc import Sequence
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from compression.config import PruneConfig
-from scripts import export, latency, report, validate
+from scripts import export, latency, report, train, validate
 from scripts.evaluate import show
-from scripts.train import TrainArgs, start
 from tdmpc import runs
-from tdmpc.config import preset
+from tdmpc.runs import RunError
 
-ENV = "dm_control/cartpole-swingup-v0"
+log = logging.getLogger("tdmpc")
+
+ENV = "cartpole-swingup"
 ENV_STEPS = 24_000
 TARGET = 0.75
 """Share of a plan's multiply-adds that pruning removes."""
@@ -22,29 +27,49 @@ TARGET = 0.75
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Train on cartpole-swingup, once as it is and once pruned on the way; export, check and time both."""
+    """Train on cartpole-swingup, once pruned on the way and once as it is; export, check and time both."""
 
     run_dir: Path = Path("runs/demo")
-    """New folder for the pruned run; the dense one goes into its folder ``dense``."""
+    """New folder for the pruned run; the dense one's has the same name with ``-dense`` behind it."""
     seed: int = 0
     threads: int = 0
-    """Threads of the tensor library; 0 for all cores."""
+    """Threads of the tensor library for each of the two; half of the cores when 0."""
 
 
 def main(arguments: list[str]) -> int:
-    """Train, report, export, validate, time."""
+    """Train both side by side, then export, validate, time, report."""
     args = tyro.cli(DemoArgs, args=arguments, prog="tdmpc demo")
     folder = args.run_dir if not args.run_dir.exists() else runs.unused(args.run_dir.parent, args.run_dir.name)
-    config = dataclasses.replace(preset("default", ENV), env_steps=ENV_STEPS, seed=args.seed, threads=args.threads)
-    agents = {folder: PruneConfig(target=TARGET), folder / "dense": PruneConfig()}
-    summaries = {
-        where: start(TrainArgs(config, run_dir=where, video=True, prune=prune)) for where, prune in agents.items()
-    }
-    status = _deploy(list(agents))
+    dense = runs.unused(folder.parent, f"{folder.name}-dense")
+    threads = args.threads or max(len(os.sched_getaffinity(0)) // 2, 1)
+    options = f"{ENV} --env-steps {ENV_STEPS} --seed {args.seed} --threads {threads} --video --run-dir".split()
+    with _beside(["train", *options, str(dense)], log_file=dense.with_name(f"{dense.name}.log")):
+        train.main([*options, str(folder), "--prune.target", str(TARGET)])
+    status = _deploy([folder, dense])
     report.main([str(folder)])
-    for where, summary in summaries.items():
-        show(summary, title=str(where))
+    for run in (folder, dense):
+        show(json.loads((run / runs.SUMMARY).read_text()), title=str(run))
     return status
+
+
+@contextmanager
+def _beside(command: Sequence[str], *, log_file: Path) -> Iterator[None]:
+    """Have a sub-command run in a process of its own meanwhile, and wait for its end.
+
+    Raises:
+        RunError: it failed.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "scripts.main", *command], stdout=output, stderr=output)
+    log.info("beside this: tdmpc %s (%s)", " ".join(command), log_file)
+    try:
+        yield
+        if process.wait():
+            raise RunError(f"'tdmpc {' '.join(command)}' failed; what it said is in {log_file}")
+    finally:
+        process.terminate()  # where this one was stopped; it saves
+        process.wait()
 
 
 def _deploy(folders: Sequence[Path]) -> int:
