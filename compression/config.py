@@ -55,6 +55,8 @@ class PruneConfig:
     tolerance: float = 0.5
     """By how much an event may raise the unexplained share of latents, rewards or values, or lower what planning gains
     over acting at random, as a share of that gain."""
+    absorb: bool = True
+    """Let the units that stay take over, by least squares, what the removed ones did; without it, they are cut off."""
     moments: Literal["carry", "reset"] = "carry"
     """What an event makes of the optimiser: its moments follow the units that stay, or it begins afresh."""
     rest: int = 1

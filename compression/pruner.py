@@ -154,7 +154,7 @@ class OnlinePruner:
         )
         if not keep:
             return subject
-        smaller = subject.shrunk(keep)
+        smaller = self._cut(subject, keep)
         judgement = smaller.judge(subject, self.events)
         reason = self._objection(judgement) if self.config.guard else ""
         blamed = self._blame(subject, keep) if reason else ""
@@ -185,6 +185,9 @@ class OnlinePruner:
         log.info("%s", sentence(record))
         return chosen
 
+    def _cut(self, subject: S, keep: Keep) -> S:
+        return (subject.absorbed(keep) if self.config.absorb else subject).shrunk(keep)
+
     def _taken_up(self, smaller: S) -> S:
         return smaller.with_fresh_optimizer() if self.config.moments == "reset" else smaller
 
@@ -209,7 +212,7 @@ class OnlinePruner:
 
         def harm(component: str) -> float:
             alone = {name: units for name, units in keep.items() if self.groups[name].component == component}
-            worsening = subject.shrunk(alone).judge(subject, self.events).worsening
+            worsening = self._cut(subject, alone).judge(subject, self.events).worsening
             return max(_or_infinite(value) for value in worsening.values())
 
         components = list(dict.fromkeys(self.groups[name].component for name in keep))

@@ -33,6 +33,10 @@ class Subject(Protocol):
         """A smaller copy with everything that belongs to its training; this one stays as it is."""
         ...
 
+    def absorbed(self, keep: Keep) -> Self:
+        """A copy of the same size in which the units that will stay do, as far as they can, what the others did."""
+        ...
+
     def with_fresh_optimizer(self) -> Self:
         """The same model, its optimiser as at the beginning of training."""
         ...

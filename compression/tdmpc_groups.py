@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from compression.absorb import Inputs, Watch, absorbed
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.pruner import OnlinePruner
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 LATENT = "latent"
 FLOOR = 1e-4
 """What a constant leaves unexplained, or planning gains, counts as at least this much."""
+WATCHED_WINDOWS = 128
+"""Windows on which units that stay learn what the others did."""
+WATCHED_STEPS = 2
+"""Random actions that are imagined from each of their observations, as a planner does at first."""
 JUDGED_WINDOWS = 256
 """Windows on which losses are judged."""
 JUDGED_PLANS, FEWER_SAMPLES = 8, 8
@@ -169,6 +174,7 @@ class AgentSubject:
         self.config, self.spec, self.state, self.replay, self.step = config, spec, state, replay, step
         self.model, self.target = (_network(config.model, spec, below(part, state)) for part in ("model", "target"))
         self._references: dict[int, Reference] = {}
+        self._inputs: dict[str, Inputs] = {}
 
     @staticmethod
     def of(agent: Agent, replay: Replay, *, step: int) -> "AgentSubject":
@@ -194,6 +200,25 @@ class AgentSubject:
         """What a checkpoint would hold of the smaller agent."""
         config, state = shrink_agent(self.config, self.spec, self.state, keep)
         return AgentSubject(config, self.spec, state, self.replay, step=self.step)
+
+    def absorbed(self, keep: Keep) -> "AgentSubject":
+        """The agent with all readers of what will go, those of the target network too, reading the rest for it."""
+        state = absorbed(self.state, self.groups, keep, self.inputs())
+        return AgentSubject(self.config, self.spec, state, self.replay, step=self.step)
+
+    @torch.no_grad()
+    def inputs(self) -> dict[str, Inputs]:
+        """What reaches each layer on windows of the replay, and on random actions from their observations."""
+        if not self._inputs:
+            rng = np.random.default_rng((self.config.seed, self.step))
+            batch = self.replay.sample(WATCHED_WINDOWS, rng=rng).to(next(self.model.parameters()).device)
+            starts = batch.observations[:-1].flatten(0, 1)
+            draws = rng.uniform(-1, 1, (WATCHED_STEPS, len(starts), self.spec.action_dim)).astype(np.float32)
+            with Watch(self.parameters()) as watch:
+                run_all(self.model, batch.observations[0], batch.actions)
+                run_all(self.model, starts, torch.from_numpy(draws).to(starts.device))
+            self._inputs = watch.inputs()
+        return self._inputs
 
     def with_fresh_optimizer(self) -> "AgentSubject":
         """The same agent, both optimisers as at the beginning of training."""
@@ -232,6 +257,19 @@ def _network(config: ModelConfig, spec: EnvSpec, state: Mapping[str, Tensor]) ->
         model = WorldModel(config, spec)
     model.load_state_dict(dict(state), assign=True)
     return model
+
+
+def run_all(model: WorldModel, observations: Float[Tensor, "B O"], actions: Float[Tensor, "T B A"]) -> None:
+    """Imagine actions and put every component to work on the way, for who wants to watch them."""
+    latents = [model.encode(observations)]
+    for action in actions:
+        latents.append(model.next(latents[-1], action))
+    reached = torch.stack(latents)
+    model.reward(reached[:-1], actions)
+    model.q(reached[:-1], actions)
+    model.q(reached, model.pi(reached))
+    if model.can_terminate:
+        model.terminates(reached)
 
 
 class Fit(NamedTuple):

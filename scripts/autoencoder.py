@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from compression import figures
+from compression.absorb import Watch, absorbed
 from compression.config import PruneConfig, check, resolved
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.importance import CRITERIA, CriterionName
@@ -35,6 +36,7 @@ from tdmpc import runs
 from tdmpc.config import ConfigError, Widths, to_json
 from tdmpc.figures import save
 from tdmpc.layers import mlp
+from tdmpc.state import prefixed
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
@@ -193,17 +195,24 @@ class Training:
     def shrunk(self, keep: Keep) -> Self:
         """A smaller one with the moments that belong to it."""
         state = shrink(training_state(self.model, self.optimizer), self.groups, keep)
-        shape = with_widths(self.model.shape, self.groups.kept(keep).widths)
-        smaller = type(self)(shape, self.images, self.learning_rate)
-        load_training_state(smaller.model, smaller.optimizer, state)
-        return smaller
+        return self._holding(with_widths(self.model.shape, self.groups.kept(keep).widths), state)
+
+    def _holding(self, shape: Shape, state: Mapping[str, Tensor]) -> Self:
+        other = type(self)(shape, self.images, self.learning_rate)
+        load_training_state(other.model, other.optimizer, state)
+        return other
+
+    @torch.no_grad()
+    def absorbed(self, keep: Keep) -> Self:
+        """The same size; on the training pictures, what will go is read from what stays."""
+        with Watch(self.parameters()) as watch:
+            self.model(self.images.train)
+        state = absorbed(training_state(self.model, self.optimizer), self.groups, keep, watch.inputs())
+        return self._holding(self.model.shape, state)
 
     def with_fresh_optimizer(self) -> Self:
         """The same autoencoder, Adam as at the beginning."""
-        fresh = type(self)(self.model.shape, self.images, self.learning_rate)
-        fresh.model = self.model
-        fresh.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
-        return fresh
+        return self._holding(self.model.shape, prefixed("model", self.model.state_dict()))
 
     @torch.no_grad()
     def judge(self, before: Self, draw: int) -> Judgement:

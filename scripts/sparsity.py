@@ -15,10 +15,10 @@ from torch import nn
 from tyro.conf import Positional
 
 from compression.error_bounds import Probe, Stage, assess, carry
+from compression.tdmpc_groups import run_all
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError
-from tdmpc.losses import rollout
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch
 from tdmpc.state import below
@@ -112,12 +112,7 @@ def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
 def observe(model: WorldModel, batch: Batch) -> dict[str, list[Stage]]:
     """The layers of every component with what reaches them on a batch."""
     with Probe(dict(model.components.items())) as probe:
-        latents = rollout(model, batch)
-        model.reward(latents[:-1], batch.actions)
-        model.q(latents[:-1], batch.actions)
-        model.q(latents, model.pi(latents))
-        if model.can_terminate:
-            model.terminates(latents)
+        run_all(model, batch.observations[0], batch.actions)
     return probe.stages()
 
 

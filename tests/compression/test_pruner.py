@@ -22,7 +22,7 @@ class Toy:
     """Two components of one layer each. A cut of component ``bad`` is judged as harmful as it is said to be."""
 
     def __init__(self, tensors: dict[str, Tensor] | None = None, groups: Groups | None = None, harm: float = 0.0):
-        self.harm, self.restarts = harm, 0
+        self.harm, self.restarts, self.absorptions = harm, 0, 0
         axes = tuple(Axis(name, 0, 20, (Slice(f"{name}.in", 0), Slice(f"{name}.out", 1))) for name in ("good", "bad"))
         shapes = {
             f"{name}.{side}": (20, 3) if side == "in" else (2, 20) for name in ("good", "bad") for side in ("in", "out")
@@ -36,12 +36,17 @@ class Toy:
     def shrunk(self, keep: Keep) -> Self:
         tensors = {name: nn.Parameter(t) for name, t in shrink(self.tensors, self.groups, keep).items()}
         smaller = type(self)(tensors, self.groups.kept(keep), self.harm)
-        smaller.restarts = self.restarts
+        smaller.restarts, smaller.absorptions = self.restarts, self.absorptions
         return smaller
+
+    def absorbed(self, keep: Keep) -> Self:
+        absorbing = type(self)(self.tensors, self.groups, self.harm)
+        absorbing.restarts, absorbing.absorptions = self.restarts, self.absorptions + 1
+        return absorbing
 
     def with_fresh_optimizer(self) -> Self:
         fresh = type(self)(self.tensors, self.groups, self.harm)
-        fresh.restarts = self.restarts + 1
+        fresh.restarts, fresh.absorptions = self.restarts + 1, self.absorptions
         return fresh
 
     def judge(self, before: Self, draw: int) -> Judgement:
@@ -120,7 +125,7 @@ def test_the_guard_undoes_what_harms_and_rests_who_is_to_blame(tmp_path: Path) -
     assert [event["decision"] for event in events] == ["undone", "kept", "undone"]
     assert [event["blamed"] for event in events] == ["bad", "", "bad"]
     assert [event["rested"] for event in events] == [[], ["bad"], []]
-    assert events[0]["reason"] == "loss worse by 0.90, more than 0.3"
+    assert events[0]["reason"] == "loss worse by 0.90, more than 0.5"
     assert events[0]["cost"]["macs"]["after"] == events[0]["cost"]["macs"]["before"]
     assert events[0]["widths"] == {"good.0": 20, "bad.0": 20}
     assert toy.groups.widths["bad.0"] == 20 and toy.groups.widths["good.0"] < 20
@@ -168,6 +173,12 @@ def test_what_is_missing_from_the_target_is_told(tmp_path: Path) -> None:
 def test_the_optimiser_goes_on_or_begins_afresh(tmp_path: Path, moments: str, restarts: int) -> None:
     """Moments follow the units through every event, or the optimiser begins afresh at each."""
     assert train(tmp_path, settings(moments=moments))[1].restarts == restarts
+
+
+@pytest.mark.parametrize(("absorb", "absorptions"), [(True, 5), (False, 0)])
+def test_what_goes_is_absorbed_before_it_goes(tmp_path: Path, absorb: bool, absorptions: int) -> None:
+    """At every event the units that stay take over first, or the others are cut off as they are."""
+    assert train(tmp_path, settings(absorb=absorb))[1].absorptions == absorptions
 
 
 def test_the_guard_can_be_switched_off(tmp_path: Path) -> None:
