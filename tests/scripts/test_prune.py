@@ -57,8 +57,8 @@ def test_settings_are_written_filled_in(pruned: Path) -> None:
     """config.json has the dense widths and all settings of pruning, those that follow from the run included."""
     written = json.loads((pruned / runs.CONFIG).read_text())
     assert written["config"]["model"]["latent"] == 8
-    assert (written["prune"]["start"], written["prune"]["end"]) == (20 + 6, 20 + 22)
-    assert [event["env_steps"] for event in read(pruned / EVENTS)] == [32, 37, 42]
+    assert (written["prune"]["start"], written["prune"]["end"]) == (20 + 4, 20 + 16)
+    assert [event["env_steps"] for event in read(pruned / EVENTS)] == [28, 32, 36]
 
 
 def test_a_pruned_run_goes_on(pruned: Path, tmp_path: Path, toy: None) -> None:
@@ -90,7 +90,7 @@ def test_a_finished_run_can_be_pruned(trained: Path, tmp_path: Path, toy: None) 
     assert summary["env_steps"] == 90 and summary["planning_macs"] <= 0.4 * summary["planning_macs_dense"]
     rows = [row["env_steps"] for row in read_rows(folder / runs.METRICS)]
     assert rows[0] == 9 and rows[-1] == 90
-    assert [event["env_steps"] for event in read(folder / EVENTS)] == [70, 76]
+    assert [event["env_steps"] for event in read(folder / EVENTS)] == [68, 72]
     again = tmp_path / "again"
     assert main(["prune", str(folder), *options[1:], "--target=0.8", f"--run-dir={again}"]) == 0
     assert json.loads((again / runs.SUMMARY).read_text())["planning_macs_dense"] == summary["planning_macs_dense"]
