@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy.backends import Graph
+from deploy.backends import Graph, prioritise
 
 SLACK = 0.9
 """How much of the slowest iteration so far is still believed after another one: a hiccup is forgotten in time."""
@@ -41,9 +41,17 @@ class Anytime:
 
     latest: Refinement | None = None
 
-    def __init__(self, start: Graph, refine: Graph, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        start: Graph,
+        refine: Graph,
+        *,
+        priority: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Plan with these graphs, in a thread of this priority (``deploy.backends.prioritise``)."""
         self._start, self._refine, self._clock = start, refine, clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="planner", initializer=prioritise, initargs=(priority,))
         self._running: Future[None] | None = None
         self._pace = 0.0
 

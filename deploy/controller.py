@@ -9,7 +9,7 @@ What the sensors give goes in, what the actuators take comes out: finite and wit
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +67,7 @@ class Controller:
         on_fault: FaultPolicy = "hold",
         deadline_ms: float | None = None,
         max_age_ms: float | None = None,
+        priority: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Control with graphs that are loaded already; ``load`` is the usual way.
@@ -78,6 +79,7 @@ class Controller:
             on_fault: see the class.
             deadline_ms: answer within this time, with as many planner iterations as fit.
             max_age_ms: an observation measured longer ago is a fault.
+            priority: real-time priority of the thread that plans where there is a deadline.
             clock: seconds; ``measured_at`` is on it.
         """
         self.bundle = described
@@ -87,8 +89,9 @@ class Controller:
         self._graphs = graphs
         self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
-        anytime = deadline_ms is not None
-        self._anytime = Anytime(graphs[bundle.START], graphs[bundle.REFINE], clock=clock) if anytime else None
+        self._anytime = None
+        if deadline_ms is not None:
+            self._anytime = Anytime(graphs[bundle.START], graphs[bundle.REFINE], priority=priority, clock=clock)
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
         self._decision = 0
         self.reset(seed=0)
@@ -119,14 +122,26 @@ class Controller:
         """
         if deadline_ms is not None and deadline_ms <= 0:
             raise BundleError(f"deadline_ms must be positive, got {deadline_ms}")
+        runtime = runtime or Runtime()
         described = bundle.read(folder)
         names = [bundle.PLANNER] if deadline_ms is None else [bundle.START, bundle.REFINE]
         names += [bundle.POLICY] if on_fault == "prior" else []
-        graphs = {name: backends.load(described.file(name), runtime or Runtime()) for name in names}
+        planning = runtime
+        if deadline_ms is not None and runtime.priority is not None:
+            # One below: who waits for the deadline is woken in time even where all share a single core.
+            planning = replace(runtime, priority=runtime.priority - 1)
+        graphs = {name: backends.load(described.file(name), planning) for name in names}
+        backends.prioritise(runtime.priority)
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
         max_age_ms = described.control_period_ms if max_age_ms is None else max_age_ms
-        return cls(described, graphs, on_fault=on_fault, deadline_ms=deadline_ms, max_age_ms=max_age_ms)
+        return cls(
+            *(described, graphs),
+            on_fault=on_fault,
+            deadline_ms=deadline_ms,
+            max_age_ms=max_age_ms,
+            priority=planning.priority,
+        )
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: forget plan and action. With a seed, the noise starts again from there."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import Arrays, BundleError
-from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows
+from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
 from deploy.manifest import describe
 from deploy.parity import TOLERANCE, Cases, Parity, Planner, Regret, case, is_decided, parity, plan_cases, regret
 from deploy.subject import ExportConfig, Subject, load_subject
@@ -91,7 +91,8 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
 
 def export_graphs(subject: Subject, opset: int) -> Graphs:
     """The bundle's graphs, by file name."""
-    model, spec, settings = in_rows(subject.agent.model), subject.spec, subject.settings
+    spec, settings = subject.spec, subject.settings
+    model = in_rows(in_tiles(subject.agent.model, spec))
     config, action_dim = settings.planner, subject.spec.action_dim
     horizon, proposals = config.horizon, config.policy_trajectories
     plan, proposed = (horizon, action_dim), (horizon, proposals, action_dim)

@@ -4,6 +4,7 @@ Subjects take turns in rounds, so that a drift of the machine hits all alike. Wh
 it, and a run during which the processor was not ours alone is flagged.
 """
 
+import gc
 import os
 import platform
 import resource
@@ -37,9 +38,13 @@ class Clock(NamedTuple):
     cpu: Callable[[], float]
     """Seconds that this process has computed, in all its threads."""
     sleep: Callable[[float], None]
+    preemptions: Callable[[], int] = lambda: 0
+    """How often another process took the processor from a thread of this one."""
 
 
-CLOCK = Clock(time.perf_counter, time.process_time, time.sleep)
+CLOCK = Clock(
+    time.perf_counter, time.process_time, time.sleep, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+)
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Subject:
     cpu_s: float = 0.0
     busy_s: float = 0.0
     """Wall time of the calls alone."""
+    preemptions: int = 0
+    """Of the calls: the longest times are theirs, unless the machine itself was taken away (``stolen_ms``)."""
     late_s: list[float] = field(default_factory=list)
     """Periodic mode: how long after its release a call began."""
     missed: list[bool] = field(default_factory=list)
@@ -67,12 +74,13 @@ def single_stream(
     for _ in range(ROUNDS):
         for subject in subjects:
             times: list[float] = []
-            cpu, begun = clock.cpu(), clock.wall()
+            cpu, preemptions, begun = clock.cpu(), clock.preemptions(), clock.wall()
             while len(times) < calls / ROUNDS or clock.wall() - begun < seconds / ROUNDS:
                 entered = clock.wall()
                 subject.decide()
                 times.append(clock.wall() - entered)
             subject.cpu_s += clock.cpu() - cpu
+            subject.preemptions += clock.preemptions() - preemptions
             subject.busy_s += sum(times)
             subject.wall_s.append(times)
 
@@ -95,10 +103,11 @@ def _timetable(subject: Subject, period_s: float, periods: int, clock: Clock) ->
         release = start + number * period_s
         while (ahead := release - clock.wall()) > 0:
             clock.sleep(ahead)
-        entered, cpu = clock.wall(), clock.cpu()
+        entered, cpu, preemptions = clock.wall(), clock.cpu(), clock.preemptions()
         subject.decide()
         ended = clock.wall()
         subject.cpu_s += clock.cpu() - cpu
+        subject.preemptions += clock.preemptions() - preemptions
         subject.busy_s += ended - entered
         subject.late_s.append(entered - release)
         times.append(ended - release)
@@ -113,6 +122,8 @@ def _warm_up(subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         for _ in range(WARM_UP):
             subject.decide()
+    gc.collect()
+    gc.freeze()  # as a robot's program does: what is there by now need not be looked through again
 
 
 # What was measured ------------------------------------------------------------------------------------------------
@@ -135,6 +146,7 @@ def row(subject: Subject, *, period_ms: float | None, machine: Row) -> Row:
         "spread": (max(medians) - min(medians)) / float(np.median(medians)),
         "cpu_ms_mean": 1000 * subject.cpu_s / len(every),
         "cpu_share": share,
+        "preemptions": subject.preemptions,
         **({} if period_ms is None else _periods(subject, period_ms)),
         "macs_per_s": subject.facts["macs"] / median_s,
         **machine,
@@ -157,14 +169,38 @@ def _periods(subject: Subject, period_ms: float) -> Row:
     }
 
 
-def machine_facts(load_before: float) -> Row:
+class Before(NamedTuple):
+    """The machine's state when a measurement begins."""
+
+    load: float
+    stolen_s: float | None
+
+
+def before() -> Before:
+    """To be asked just before a measurement."""
+    return Before(os.getloadavg()[0], stolen_s())
+
+
+def stolen_s() -> float | None:
+    """Seconds since the start that a hypervisor gave this machine's cores to others; None where nobody counts them."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def machine_facts(begun: Before) -> Row:
     """What every time depends on; call it when all is measured."""
+    stolen = stolen_s()
     return {
         "processor": processor(),
         "cores": len(_affinity()),
         "affinity": _affinity(),
-        "load_before": load_before,
+        "priority": _priority(),
+        "load_before": begun.load,
         "load_after": os.getloadavg()[0],
+        "stolen_ms": None if stolen is None or begun.stolen_s is None else 1000 * (stolen - begun.stolen_s),
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "versions": {name: _version(name) for name in ("numpy", "onnxruntime", "openvino", "torch")},
     }
@@ -198,6 +234,13 @@ def processor() -> str:
 
 def _affinity() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _priority() -> int | None:
+    """Real-time priority of this thread, if it has one."""
+    if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) != os.SCHED_FIFO:
+        return None
+    return os.sched_getparam(0).sched_priority
 
 
 def _version(name: str) -> str | None:

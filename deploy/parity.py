@@ -120,7 +120,8 @@ def parity(model: WorldModel, settings: Settings, cases: Cases, planner: Planner
         else:
             differences.append((off, (value - values[step, window]).abs().item()))
     mean, value = map(max, zip(*differences, strict=True)) if differences else (0.0, 0.0)
-    return Parity(values.numel(), mean, value / values.abs().max().item(), undecided)
+    largest = max(values.abs().max().item(), torch.finfo(values.dtype).tiny)  # nought: an agent that has learnt nothing
+    return Parity(values.numel(), mean, value / largest, undecided)
 
 
 def case(cases: Cases, step: int, window: int) -> tuple[Tensor, Tensor, PlanNoise]:

@@ -8,25 +8,31 @@ import torch
 
 from deploy.latency import Subject
 from tdmpc.agent import Actor
-from tdmpc.config import Linear
+from tdmpc.config import Linear, Precision
 from tdmpc.planner import planning_macs
 from tdmpc.trainer import load_agent
 
 
-def torch_subject(run: Path, threads: int) -> Subject:
-    """The agent of a run, in the precision of its training, planning at the full horizon as a trained agent does.
+def torch_subject(
+    run: Path, *, threads: int, precision: Precision | None = None, horizon: int | None = None
+) -> Subject:
+    """The agent of a run as ``tdmpc evaluate`` has it.
 
     Args:
         run: a run folder.
         threads: of the tensor library.
+        precision: of the agent; the one of its training when not given.
+        horizon: decisions planned ahead; the full horizon, as a trained agent plans, when not given.
     """
     torch.set_num_threads(threads)
     begun = time.perf_counter()
-    agent, meta = load_agent(run, device="cpu", compile=False)
+    chosen = {} if precision is None else {"precision": precision}
+    agent, meta = load_agent(run, device="cpu", compile=False, **chosen)
     load_s = time.perf_counter() - begun
     planner = agent.config.planner
-    whole = Linear(planner.horizon, planner.horizon, 0)
-    agent.config = dataclasses.replace(agent.config, planner=dataclasses.replace(planner, horizon_schedule=whole))
+    horizon = horizon or planner.horizon
+    planner = dataclasses.replace(planner, horizon=horizon, horizon_schedule=Linear(horizon, horizon, 0))
+    agent.config = dataclasses.replace(agent.config, planner=planner)
     actor, step = Actor(agent, lanes=1, seed=0), meta["agent_steps"]
     observation = torch.randn(1, agent.spec.observation_dim)
     facts = {
@@ -37,7 +43,7 @@ def torch_subject(run: Path, threads: int) -> Subject:
         "threads": threads,
         "spinning": None,
         "deadline_ms": None,
-        "macs": sum(planning_macs(agent.config.model, agent.spec, agent.config.planner).values()),
+        "macs": sum(planning_macs(agent.config.model, agent.spec, planner).values()),
         "bytes": sum(4 * parameter.numel() for parameter in agent.model.parameters()),
         "load_s": load_s,
         "return_mean": None,

@@ -1,7 +1,6 @@
 """``tdmpc latency``: how long decisions take."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,21 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.backends import BackendName, Runtime, pin
+from deploy.backends import BackendName, Runtime, pin, prioritise
 from deploy.bundle import BundleError
-from deploy.latency import Row, Subject, controller_subject, machine_facts, periodic, remarks, row, single_stream
+from deploy.latency import (
+    Row,
+    Subject,
+    before,
+    controller_subject,
+    machine_facts,
+    periodic,
+    remarks,
+    row,
+    single_stream,
+)
 
+Precision = Literal["float32", "bfloat16"]
 TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
 
 
@@ -27,7 +37,11 @@ class LatencyArgs:
     bundles: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR...")] = ()
     """Controller bundles; they take turns in rounds."""
     torch: tuple[Path, ...] = ()
-    """Runs whose agents take part, in PyTorch and at their full horizon."""
+    """Runs whose agents take part, in PyTorch."""
+    torch_horizon: int | None = None
+    """Decisions that they plan ahead; their full horizon when not given."""
+    torch_precision: Precision | None = None
+    """Theirs in training when not given."""
     backend: tuple[BackendName, ...] = ("onnxruntime",)
     """Each bundle with each of them."""
     precision: Literal["fp32", "auto"] = "fp32"
@@ -37,6 +51,8 @@ class LatencyArgs:
     """Cores to stay on."""
     spinning: bool = False
     """Let ONNX Runtime's threads wait busily."""
+    priority: int | None = None
+    """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
     calls: int = 1000
     """Calls of each, at least."""
     seconds: float = 10.0
@@ -57,6 +73,7 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(LatencyArgs, args=arguments, prog="tdmpc latency")
     _check(args)
     pin(args.cores)
+    prioritise(args.priority)
     rows, samples = [], []
     for mode in ("single", "periodic")[: 1 if args.period_ms is None else 2]:
         measured = _measure(args, mode)
@@ -79,6 +96,7 @@ def _check(args: LatencyArgs) -> None:
     if not (args.bundles or args.torch):
         raise BundleError("which bundle? For example: tdmpc latency bundles/cartpole --period-ms 80")
     positive = {"--threads": args.threads, "--calls": args.calls, "--periods": args.periods}
+    positive |= {"--torch-horizon": args.torch_horizon}
     positive |= {"--period-ms": args.period_ms, "--deadline-ms": args.deadline_ms}
     for flag, value in positive.items():
         if value is not None and value <= 0:
@@ -87,14 +105,14 @@ def _check(args: LatencyArgs) -> None:
 
 def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:
     subjects = list(_subjects(args))
-    load_before = os.getloadavg()[0]
+    begun = before()
     if mode == "single":
         single_stream(subjects, calls=args.calls, seconds=args.seconds)
         period_ms = None
     else:
         period_ms = args.period_ms
         periodic(subjects, period_s=(period_ms or 0.0) / 1000, periods=args.periods)
-    machine = machine_facts(load_before)
+    machine = machine_facts(begun)
     return [(row(each, period_ms=period_ms, machine=machine), 1000 * np.concatenate(each.wall_s)) for each in subjects]
 
 
@@ -106,23 +124,24 @@ def _subjects(args: LatencyArgs) -> Iterator[Subject]:
                 threads=args.threads,
                 spinning=args.spinning,
                 affinity=args.cores,
+                priority=args.priority,
                 precision=args.precision,
             )
             yield controller_subject(folder, runtime, deadline_ms=args.deadline_ms)
     for run in args.torch:
-        yield _torch_subject(run, args.threads)
+        yield _torch_subject(run, args)
 
 
-def _torch_subject(run: Path, threads: int) -> Subject:
-    """The agent of a run as ``tdmpc evaluate`` has it."""
+def _torch_subject(run: Path, args: LatencyArgs) -> Subject:
+    """The agent of a run; PyTorch is imported only here."""
     from deploy.torch_subject import torch_subject
 
-    return torch_subject(run, threads)
+    return torch_subject(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
 
 
 def _show(rows: list[Row]) -> None:
     facts = rows[0]
-    conditions = ("processor", "cores", "affinity", "load_before", "load_after")
+    conditions = ("processor", "cores", "affinity", "load_before", "load_after", "stolen_ms", "priority")
     table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
     table.title = ", ".join(f"{name} {facts[name]}" for name in conditions)
     for each in rows:

@@ -36,6 +36,8 @@ class Run:
     """``auto``: bfloat16 where the processor has it."""
     cores: tuple[int, ...] = ()
     """Cores to stay on."""
+    priority: int | None = None
+    """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
     calls: int = 1000
     """Timed decisions, at least."""
     seconds: float = 10.0
@@ -83,6 +85,8 @@ def _run(command: Run) -> int:
     }
     if command.period_ms:
         options["period-ms"] = command.period_ms
+    if command.priority is not None:
+        options["priority"] = command.priority
     if command.cores:
         options["cores"] = ",".join(map(str, command.cores))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]

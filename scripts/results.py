@@ -38,7 +38,7 @@ class Collect:
     out: Path | None = None
     """Folder of the tables; results/NAME when not given."""
     revision: str = ""
-    """Commit of the program that made the runs, which do not record it."""
+    """Commit of the program that made the runs, for those that were not started from a checkout."""
 
 
 @dataclass(frozen=True)

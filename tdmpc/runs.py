@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +156,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "load_average": round(os.getloadavg()[0], 2),
         "processor": processor(),
         "torch": torch.__version__,
+        "revision": revision(),
     }
 
 
@@ -163,6 +165,23 @@ def _sizes(model: ModelConfig, agent: Agent) -> dict[str, int]:
         "parameters": sum(map(math.prod, parameter_shapes(model, agent.spec).values())),
         "planning_macs": sum(planning_macs(model, agent.spec, agent.config.planner).values()),
     }
+
+
+def revision(package: Path = Path(__file__).parent) -> str | None:
+    """The commit of this program, ``-dirty`` where it was changed since; None where it is no checkout of its own.
+
+    Args:
+        package: a folder of it.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # installed into somebody else's checkout, it is not its own
+        return git("describe", "--always", "--dirty", "--exclude", "*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def processor() -> str:

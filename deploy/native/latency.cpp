@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -99,6 +100,31 @@ std::vector<double> all_ms(const Times& times) {
     return ms;
 }
 
+double load_average() {
+    double load = 0;
+    return getloadavg(&load, 1) == 1 ? load : unknown;
+}
+
+double stolen_now() {
+    std::ifstream file("/proc/stat");
+    std::string name;
+    double ticks = 0;
+    file >> name;
+    for (int field = 0; field < 8; ++field) file >> ticks;
+    return file ? ticks / static_cast<double>(sysconf(_SC_CLK_TCK)) : unknown;
+}
+
+long preemptions_now() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nivcsw;
+}
+
+double priority() {
+    sched_param now{};
+    return sched_getscheduler(0) == SCHED_FIFO && sched_getparam(0, &now) == 0 ? now.sched_priority : unknown;
+}
+
 std::string processor() {
     std::ifstream file("/proc/cpuinfo");
     for (std::string line; std::getline(file, line);)
@@ -120,16 +146,14 @@ std::vector<double> affinity() {
 
 double seconds_now() { return read_clock(CLOCK_MONOTONIC); }
 
-double load_average() {
-    double load = 0;
-    return getloadavg(&load, 1) == 1 ? load : unknown;
-}
+Before before() { return {load_average(), stolen_now()}; }
 
 Times single_stream(const std::function<void()>& decide, int calls, double seconds) {
     Times times;
     for (int call = 0; call < warm_up; ++call) decide();
     for (int round = 0; round < rounds; ++round) {
         std::vector<double> wall;
+        const long preemptions = preemptions_now();
         const double cpu = cpu_now(), begun = seconds_now();
         while (static_cast<double>(wall.size()) < static_cast<double>(calls) / rounds ||
                seconds_now() - begun < seconds / rounds) {
@@ -139,6 +163,7 @@ Times single_stream(const std::function<void()>& decide, int calls, double secon
             times.busy_s += wall.back();
         }
         times.cpu_s += cpu_now() - cpu;
+        times.preemptions += preemptions_now() - preemptions;
         times.wall_s.push_back(std::move(wall));
     }
     return times;
@@ -154,10 +179,12 @@ Times periodic(const std::function<void()>& decide, double period_s, int periods
         for (int number = 0; number < count;) {
             const double release = start + number * period_s;
             sleep_until(release);
+            const long preemptions = preemptions_now();
             const double cpu = cpu_now(), entered = seconds_now();
             decide();
             const double ended = seconds_now();
             times.cpu_s += cpu_now() - cpu;
+            times.preemptions += preemptions_now() - preemptions;
             times.busy_s += ended - entered;
             times.late_s.push_back(entered - release);
             wall.push_back(ended - release);
@@ -183,17 +210,19 @@ void add_figures(JsonObject& row, const Times& times, double period_ms, double m
     row.numbers("repeat_p50_ms", medians).number("spread", (*most - *least) / median(medians));
     row.number("cpu_ms_mean", 1000 * times.cpu_s / static_cast<double>(ms.size()));
     row.number("cpu_share", times.cpu_s / times.busy_s);
+    row.number("preemptions", static_cast<double>(times.preemptions));
     if (period_ms > 0) add_periods(row, times, period_ms);
     row.number("macs_per_s", 1000 * macs / median(ms));
 }
 
-void add_machine(JsonObject& row, const Times& times, double load_before, int threads) {
+void add_machine(JsonObject& row, const Times& times, const Before& begun, int threads) {
     const auto cores = affinity();
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     const double free_cores = static_cast<double>(cores.size()) - threads;
     row.text("processor", processor()).number("cores", static_cast<double>(cores.size())).numbers("affinity", cores);
-    row.number("load_before", load_before).number("load_after", load_average());
+    row.number("load_before", begun.load).number("load_after", load_average());
+    row.number("stolen_ms", 1000 * (stolen_now() - begun.stolen_s)).number("priority", priority());
     row.number("peak_rss_bytes", 1024.0 * static_cast<double>(usage.ru_maxrss));
-    row.flag("contended", times.cpu_s / times.busy_s < own_share || load_before > free_cores);
+    row.flag("contended", times.cpu_s / times.busy_s < own_share || begun.load > free_cores);
 }

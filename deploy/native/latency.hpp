@@ -11,6 +11,11 @@ struct Times {
     std::vector<double> late_s;               // periodic mode: how long after its release a call began
     std::vector<bool> missed;
     double cpu_s = 0, busy_s = 0;
+    long preemptions = 0;  // of the calls, by other processes
+};
+
+struct Before {
+    double load, stolen_s;  // seconds that a hypervisor gave the cores to others; not a number where nobody counts them
 };
 
 Times single_stream(const std::function<void()>& decide, int calls, double seconds);
@@ -18,7 +23,7 @@ Times periodic(const std::function<void()>& decide, double period_s, int periods
 
 // Fields of a row; period_ms is 0 in single-stream mode.
 void add_figures(JsonObject& row, const Times& times, double period_ms, double macs);
-void add_machine(JsonObject& row, const Times& times, double load_before, int threads);
+void add_machine(JsonObject& row, const Times& times, const Before& begun, int threads);
 
-double load_average();
+Before before();
 double seconds_now();

@@ -18,7 +18,7 @@ namespace {
 constexpr double tolerance = 1e-4;
 
 const char* usage =
-    "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision fp32|auto] [--cores 0,1]\n"
+    "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision fp32|auto] [--cores 0,1] [--priority 2..99]\n"
     "                        [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n\n"
     "Checks the golden plans of a bundle and times its decisions; with --check it only checks them.\n"
     "With --period-ms it also decides at that period. --precision auto is bfloat16 where the processor has it.\n";
@@ -28,7 +28,7 @@ struct Arguments {
     Runtime runtime;
     bool check_only = false;
     std::vector<int> cores;
-    int calls = 1000, periods = 3000;
+    int calls = 1000, periods = 3000, priority = 0;
     double seconds = 10, period_ms = 0;
 };
 
@@ -54,6 +54,7 @@ Arguments parse(int count, char** words) {
         else if (word == "--threads") arguments.runtime.threads = std::stoi(value());
         else if (word == "--precision") arguments.runtime.reduced = value() == "auto";
         else if (word == "--cores") arguments.cores = core_list(value());
+        else if (word == "--priority") arguments.priority = std::stoi(value());
         else if (word == "--calls") arguments.calls = std::stoi(value());
         else if (word == "--seconds") arguments.seconds = std::stod(value());
         else if (word == "--period-ms") arguments.period_ms = std::stod(value());
@@ -75,6 +76,15 @@ void pin(const std::vector<int>& cores) {
     if (sched_setaffinity(0, sizeof set, &set) != 0) throw std::runtime_error("there are no such cores");
 }
 
+// A real-time priority for this thread and those that it starts.
+void prioritise(int priority) {
+    if (priority == 0) return;
+    sched_param wanted{};
+    wanted.sched_priority = priority;
+    if (sched_setscheduler(0, SCHED_FIFO, &wanted) != 0)
+        throw std::runtime_error("cannot run at this real-time priority: 2 to 99 are to be had with CAP_SYS_NICE or ulimit -r");
+}
+
 void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const Arguments& arguments, double load_s,
                double deviation) {
     const std::string stored = bundle.manifest.at("precision").text();
@@ -89,11 +99,12 @@ void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const 
 
 int run(const Arguments& arguments) {
     pin(arguments.cores);
+    prioritise(arguments.priority);
     const Bundle bundle = read_bundle(arguments.folder);
     const auto golden = read_golden(bundle);
-    const double begun = seconds_now();
+    const double entered = seconds_now();
     Controller controller(bundle, arguments.runtime);
-    const double load_s = seconds_now() - begun;
+    const double load_s = seconds_now() - entered;
     const double deviation = controller.golden_deviation(golden);
     const bool exact = bundle.manifest.at("precision").text() == "fp32" && controller.graph().precision() == "fp32";
     if (exact && !(deviation <= tolerance)) {
@@ -101,11 +112,11 @@ int run(const Arguments& arguments) {
                   << tolerance << "\n";
         return 1;
     }
-    const auto row = [&](const Times& times, double period_ms, double load_before) {
+    const auto row = [&](const Times& times, double period_ms, const Before& begun) {
         JsonObject object;
         add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
         add_figures(object, times, period_ms, bundle.macs);
-        add_machine(object, times, load_before, arguments.runtime.threads);
+        add_machine(object, times, begun, arguments.runtime.threads);
         return object.str();
     };
     if (arguments.check_only) {
@@ -116,12 +127,12 @@ int run(const Arguments& arguments) {
     }
     size_t turn = 0;
     const auto decide = [&] { controller.act(golden[turn++ % golden.size()].inputs); };
-    double load_before = load_average();
-    std::cout << "[" << row(single_stream(decide, arguments.calls, arguments.seconds), 0, load_before);
+    Before begun = before();
+    std::cout << "[" << row(single_stream(decide, arguments.calls, arguments.seconds), 0, begun);
     if (arguments.period_ms > 0) {
-        load_before = load_average();
+        begun = before();
         const Times times = periodic(decide, arguments.period_ms / 1000, arguments.periods);
-        std::cout << ",\n " << row(times, arguments.period_ms, load_before);
+        std::cout << ",\n " << row(times, arguments.period_ms, begun);
     }
     std::cout << "]\n";
     return 0;

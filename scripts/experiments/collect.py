@@ -6,7 +6,7 @@
     importance  how the ranking of units moves: rank correlations between snapshots, by axis
     latency     one row a measurement of ``tdmpc latency``, with the return in closed loop where it was validated
 
-A run does not record the revision of the program that made it: whoever collects says it.
+A run records the commit of the checkout that made it; where there was none, whoever collects says it.
 """
 
 import json
@@ -80,7 +80,7 @@ def collect(suite: Path, *, revision: str = "") -> dict[str, Table]:
 
     Args:
         suite: its folder, as ``tdmpc suite`` left it; it may have been moved.
-        revision: of the program that made the runs.
+        revision: of the program that made the runs, for those that do not record it.
 
     Raises:
         ResultsError: this is no suite's folder, or a finished run lacks a file or has one that cannot be read.
@@ -167,6 +167,7 @@ def _run_row(entry: Entry, revision: str) -> dict[str, Any]:
     known = {**entry.name, "status": entry.status}
     if entry.status == "finished":
         known |= _outcome(entry)
+    revision = known.get("revision") or revision
     return {**dict.fromkeys(COLUMNS), **known, "revision": revision, "command": entry.command}
 
 
@@ -181,7 +182,8 @@ def _outcome(entry: Entry) -> dict[str, Any]:
         found = {**dense, **summary}
         figures = {name: found[name] for name in (*OF_SUMMARY, *OF_MACHINE)}
     with _reading(entry.folder / runs.CONFIG) as path:
-        return {**figures, **spent, "compiled": _json(path)["config"]["compile"]}
+        compiled = _json(path)["config"]["compile"]
+    return {**figures, **spent, "compiled": compiled, "revision": summary.get("revision")}
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

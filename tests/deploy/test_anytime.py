@@ -1,17 +1,21 @@
 """Laws of planning until time is up: as much as fits, an answer in any case, and nothing computed in vain."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy import bundle
+from deploy import anytime, backends, bundle
 from deploy.anytime import Anytime
+from deploy.backends import Runtime
 from deploy.bundle import Bundle
 from deploy.controller import Controller
+from deploy.latency import golden_observations
 from deploy.sensing import Fault
 from tests.deploy.conftest import ITERATIONS, PLAN, Scripted, planned
 
@@ -138,3 +142,19 @@ def test_what_the_thread_raises_is_raised(described: Bundle, observation: dict[s
 
     with controlled(described, fail) as (controller, _), pytest.raises(RuntimeError, match="accelerator is gone"):
         controller.act(observation)
+
+
+def test_who_waits_comes_before_who_plans(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a real-time priority the planning threads run one below: on a single core, too, the deadline is seen."""
+    asked: list[tuple[bool, int | None]] = []
+    main = threading.get_ident()
+
+    def ask(priority: int | None) -> None:
+        asked.append((threading.get_ident() == main, priority))
+
+    for module in (backends, anytime):
+        monkeypatch.setattr(module, "prioritise", ask)
+    controller = Controller.load(copied, Runtime(priority=40), deadline_ms=60_000.0)
+    controller.act(golden_observations(controller.bundle)[0])
+    controller.close()
+    assert asked == [(True, 39), (True, 39), (True, 40), (False, 39)]

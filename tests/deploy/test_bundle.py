@@ -130,6 +130,12 @@ def clean_environment(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_priority_that_is_not_to_be_had_is_said() -> None:
+    """A real-time priority outside the system's range says which there are."""
+    with pytest.raises(BundleError, match=r"real-time priority 1000.*2 to 99"):
+        backends.prioritise(1000)
+
+
 def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str], Exported], tmp_path: Path) -> None:
     """Where PyTorch, Gymnasium, MuJoCo and the command line's libraries are not installed, a controller acts."""
     program = (

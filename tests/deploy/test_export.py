@@ -18,8 +18,9 @@ from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
 from deploy.export import export
+from deploy.graphs import in_tiles
 from deploy.parity import Parity
-from deploy.subject import ExportConfig
+from deploy.subject import ExportConfig, load_subject
 from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
 from tdmpc.envs import make_bare_env, make_env
@@ -146,9 +147,10 @@ def test_every_graph_carries_the_manifest(exported: Exported) -> None:
 
 
 def test_weights_are_stored_once(exported: Exported) -> None:
-    """However many iterations a planner has, it holds each weight once."""
+    """However many iterations a planner has, it holds each weight once, in whole tiles."""
     graph = onnx.load(exported.folder / bundle.PLANNER).graph
-    parameters = sum(exported.manifest["parameters"].values())
+    subject = load_subject(exported.run, exported.case.export)
+    parameters = sum(each.numel() for each in in_tiles(subject.agent.model, subject.spec).parameters())
     numbers = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
     assert numbers < 2 * parameters
 

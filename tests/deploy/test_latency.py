@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deploy import latency
-from deploy.latency import ROUNDS, WARM_UP, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
+from deploy.latency import ROUNDS, WARM_UP, Before, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
 
 FACTS = {"bundle": "b", "backend": "x", "precision": "fp32", "threads": 1, "macs": 1000, "model": "m"}
-MACHINE = {**machine_facts(0.0), "cores": 2}
+MACHINE = {**machine_facts(Before(load=0.0, stolen_s=None)), "cores": 2}
 
 
 class Time:
@@ -123,6 +123,39 @@ def test_a_contended_run_is_flagged(time: Time, share: float, load: float, conte
     assert found["contended"] is contended
 
 
+@pytest.mark.parametrize("measure", [single_stream, periodic])
+def test_preemptions_are_those_of_the_calls(time: Time, measure: Callable[..., None]) -> None:
+    """What other processes do to a subject's calls is counted for it, and what they do between calls is not."""
+    taken = 0
+
+    def preempted() -> int:
+        return taken
+
+    def sleep(seconds: float) -> None:
+        nonlocal taken
+        taken += 100
+        time.sleep(seconds)
+
+    def decide() -> None:
+        nonlocal taken
+        taken += 1
+        time.now += 0.001
+
+    clock = time.clock._replace(preemptions=preempted, sleep=sleep)
+    subject = Subject(dict(FACTS), decide)
+    settings = {"calls": 50, "seconds": 0.0} if measure is single_stream else {"period_s": 0.01, "periods": 50}
+    measure([subject], clock=clock, **settings)
+    assert subject.preemptions == 50
+
+
+def test_what_a_hypervisor_took_is_the_difference() -> None:
+    """Stolen time is that of the measurement alone, and unknown where it was not counted before."""
+    assert machine_facts(Before(load=0.0, stolen_s=None))["stolen_ms"] is None
+    now = latency.stolen_s()
+    if now is not None:
+        assert machine_facts(Before(load=0.0, stolen_s=now - 2.0))["stolen_ms"] >= 2000
+
+
 def test_reduced_precision_is_worth_only_its_speed() -> None:
     """Beside an int8 or bf16 row stands how fast it is against the same agent in fp32, or that nothing tells."""
 
@@ -159,7 +192,7 @@ def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) 
 
 def test_the_machine_is_named() -> None:
     """Processor, cores, affinity, load, memory and versions are recorded as the machine has them."""
-    facts = latency.machine_facts(0.5)
+    facts = machine_facts(Before(load=0.5, stolen_s=0.0))
     assert facts["load_before"] == 0.5 and facts["load_after"] >= 0 and facts["peak_rss_bytes"] > 1e6
     assert facts["cores"] == len(facts["affinity"]) > 0 and facts["processor"]
     assert facts["versions"]["numpy"] == np.__version__

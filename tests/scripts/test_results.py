@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scripts.experiments.archive import read_table
-from scripts.experiments.collect import rank_correlation, returns_around, speed
+from scripts.experiments.collect import collect, rank_correlation, returns_around, speed
 from scripts.experiments.estimates import interquartile_mean, mean
 from scripts.main import main
 from scripts.suite import write_table
@@ -113,6 +113,14 @@ def test_a_run_is_a_row(collected: Path) -> None:
     assert (row["share_plan"], row["share_update"], row["decisions_per_s"]) == ("0.25", "0.75", "250")
     assert row["command"] == "tdmpc train toy --seed 0 --run-dir runs/suites/made-up/toy/l2-0"
     assert (failed["status"], failed["return_mean"], waiting["status"]) == ("failed", "", "not finished")
+
+
+def test_a_run_s_own_revision_comes_first(suite: Path) -> None:
+    """What a run recorded of its program is not overruled by whoever collects."""
+    path = next(suite.rglob("summary.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "revision": "its own"}))
+    rows = collect(suite, revision="abc")["runs.csv"]
+    assert sorted({row["revision"] for row in rows}) == ["abc", "its own"]
 
 
 def test_curves_are_collected(collected: Path) -> None:

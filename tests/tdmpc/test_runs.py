@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,4 +170,25 @@ def test_a_summary_tells_the_figures() -> None:
     assert summary["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in dense + heads) + norms
     assert summary["planning_macs"] > 0
     assert all(summary[f"{name}_dense"] == summary[name] for name in ("parameters", "planning_macs"))
-    assert {"processor", "load_average", "torch"} <= summary.keys()
+    assert {"processor", "load_average", "torch", "revision"} <= summary.keys()
+
+
+def test_the_revision_is_the_checkout_s(tmp_path: Path) -> None:
+    """A program in a checkout has its commit as revision, marked when changed; one that is only inside it has none."""
+
+    def git(*words: str) -> str:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *author, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    assert runs.revision(package) is None
+    git("init")
+    assert runs.revision(package) is None
+    git("add", "package")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD").strip()
+    assert commit.startswith(found := runs.revision(package) or "-") and len(found) >= 7
+    (package / "__init__.py").write_text("changed = True")
+    assert runs.revision(package) == f"{found}-dirty"
