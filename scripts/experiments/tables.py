@@ -251,10 +251,12 @@ def _finished(rows: Iterable[Row]) -> list[Row]:
 
 
 def _unfinished(rows: Iterable[Row]) -> str:
+    open_ones = (row for row in rows if row["status"] != "finished")
     left = [
-        f"{row['task']}/{row['method']}-{row['seed']} ({row['status']})" for row in rows if row["status"] != "finished"
+        f"{task}/{method} {', '.join(row['seed'] for row in some)} ({status})"
+        for (task, method, status), some in _by(open_ones, "task", "method", "status").items()
     ]
-    return f"\n\nWithout a result: {', '.join(left)}." if left else ""
+    return f"\n\nSeeds without a result: {'; '.join(left)}." if left else ""
 
 
 def _numbers(rows: Iterable[Row], column: str) -> list[float]:

@@ -252,7 +252,7 @@ def test_tables_are_filled_from_the_csvs(collected: Path) -> None:
     text = readme.read_text()
     assert text.startswith("before\n<!-- results:returns made-up -->\n\n| task |") and text.endswith("\nafter\n")
     assert "| toy | l2 | 400 | 10 | 10 | 10 |  |" in text
-    assert "Without a result: toy/l2-1 (failed), toy/l2-2 (not finished)." in text
+    assert "Seeds without a result: toy/l2 1 (failed); toy/l2 2 (not finished)." in text
     assert "| toy | l2 | 1 | 25 % | 50 % | 10 | 10 |  | 1.5 | 250 |" in text
     assert "| toy | l2 | 1 | 0 | 0.3 | 3.5 |  |" in text
     assert "| toy | l2 | bundle | onnxruntime | fp32 | 1 | 1 | 2.0 | 3.0 |  | 9 |" in text
