@@ -32,9 +32,9 @@ def returns(path: Path) -> str:
 
 
 def commands(path: Path) -> str:
-    """How every run was made: seeds of one command in one line."""
-    rows = read_table(path, "task", "method", "seed", "revision", "command", "precision", "threads", "processor")
-    made = [{**row, "template": _template(row)} for row in rows]
+    """How every finished run was made: seeds of one command in one line."""
+    columns = ("task", "method", "seed", "status", "revision", "command", "precision", "threads", "processor")
+    made = [{**row, "template": _template(row)} for row in _finished(read_table(path, *columns))]
     columns = ("task", "method", "precision", "threads", "processor", "revision", "template")
     lines = [
         (task, method, ", ".join(row["seed"] for row in some), precision, threads, processor, revision, f"`{template}`")
@@ -66,6 +66,21 @@ def pruning(path: Path) -> str:
         *("of dense", "training, min", "decisions/s at the end"),
     )
     return markdown(header, lines) + _unfinished(rows)
+
+
+def pruned(path: Path) -> str:
+    """The same in short, as a first page has it."""
+    rows = read_table(path, "task", "method", "seed", "status", "return_mean", "planning_macs", "planning_macs_dense")
+    groups = _by(_finished(rows), "task", "method")
+    lines = [
+        (
+            *(task, method, str(len(some)), _left(some, dense := groups.get((task, BASELINE)), "planning_macs")),
+            *(_interval(mean(_numbers(some, "return_mean"))), _kept(some, dense), _mean_of(some, "wall_s", 60)),
+        )
+        for (task, method), some in groups.items()
+    ]
+    header = ("task", "method", "seeds", "multiply-adds of a plan", "return, mean [95 %]", "of dense", "training, min")
+    return markdown(header, lines)
 
 
 def _left(rows: Sequence[Row], dense: Sequence[Row] | None, name: str) -> str:
@@ -219,6 +234,7 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "returns": (archive.RUNS, returns),
     "commands": (archive.RUNS, commands),
     "pruning": (archive.RUNS, pruning),
+    "pruned": (archive.RUNS, pruned),
     "speed": (archive.RUNS, speed),
     "steps": (archive.EVENTS, steps),
     "movement": (archive.IMPORTANCE, movement),

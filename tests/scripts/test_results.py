@@ -246,7 +246,10 @@ def test_tables_are_filled_from_the_csvs(collected: Path) -> None:
     checkout = collected.parents[1]
     readme = page(
         checkout,
-        *(f"{name} made-up" for name in ("returns", "commands", "pruning", "speed", "steps", "movement", "deployment")),
+        *(
+            f"{name} made-up"
+            for name in ("returns", "commands", "pruning", "pruned", "speed", "steps", "movement", "deployment")
+        ),
     )
     assert render(checkout) == 0
     text = readme.read_text()
@@ -254,6 +257,7 @@ def test_tables_are_filled_from_the_csvs(collected: Path) -> None:
     assert "| toy | l2 | 400 | 10 | 10 | 10 |  |" in text
     assert "Seeds without a result: toy/l2 1 (failed); toy/l2 2 (not finished)." in text
     assert "| toy | l2 | 1 | 25 % | 50 % | 10 | 10 |  | 1.5 | 250 |" in text
+    assert "| toy | l2 | 1 | 25 % | 10 |  | 1.5 |" in text
     assert "| toy | l2 | 1 | 0 | 0.3 | 3.5 |  |" in text
     assert "| toy | l2 | bundle | onnxruntime | fp32 | 1 | 1 | 2.0 | 3.0 |  | 9 |" in text
     assert "old" not in text
