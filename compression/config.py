@@ -136,12 +136,13 @@ def check(config: PruneConfig, dense: Groups, current: Groups, *, begin: int, le
         unknown = [name for name in names if name not in known]
         if unknown:
             problems.append(f"--prune.{flag}: there is no component {', '.join(unknown)}; there are {', '.join(known)}")
-    problems += [
-        f"--prune.min-width must be at most the width of every layer that is pruned, got {config.min_width} where "
-        f"{axis.name} has {axis.size}"
-        for axis in dense.axes
-        if axis.component not in config.keep and config.min_width > axis.size
-    ]
+    pruned = [axis for axis in dense.axes if axis.component not in config.keep]
+    narrow = [f"{axis.name} has {axis.size}" for axis in pruned if axis.size < config.min_width]
+    if narrow:
+        problems.append(
+            f"--prune.min-width must be at most the width of every layer that is pruned, got {config.min_width} where "
+            f"{', '.join(narrow)}"
+        )
     if not problems:
         problems = _unreachable(config, dense, current)
     if problems:
