@@ -200,7 +200,7 @@ def machine_facts(begun: Before) -> Row:
         "priority": _priority(),
         "load_before": begun.load,
         "load_after": os.getloadavg()[0],
-        "stolen_ms": None if stolen is None or begun.stolen_s is None else 1000 * (stolen - begun.stolen_s),
+        "stolen_ms": None if stolen is None or begun.stolen_s is None else round(1000 * (stolen - begun.stolen_s)),
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "versions": {name: _version(name) for name in ("numpy", "onnxruntime", "openvino", "torch")},
     }

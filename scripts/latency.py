@@ -143,7 +143,7 @@ def _show(rows: list[Row]) -> None:
     facts = rows[0]
     conditions = ("processor", "cores", "affinity", "load_before", "load_after", "stolen_ms", "priority")
     table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
-    table.title = ", ".join(f"{name} {facts[name]}" for name in conditions)
+    table.title = ", ".join(f"{name} {facts[name]}" for name in conditions if facts[name] is not None)
     for each in rows:
         name = f"{Path(each['bundle']).name}\n{each['backend']} {each['precision']} x {each['threads']}"
         times = ("-" if each[time] is None else f"{each[time]:.2f}" for time in TIMES)
