@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 
 QUICK = {
     "train": "--env-steps 700 --random-steps 500 --pretrain-updates 40 --eval-episodes 1 --planner.samples 32 "
-    "--planner.elites 8 --model.dynamics 32 32 --model.reward 32 32 --model.value 32 32 --threads 1 --no-video",
+    "--planner.elites 8 --batch-size 32 --model.dynamics 32 32 --model.reward 32 32 --model.value 32 32 --threads 1 "
+    "--no-video",
     "export": "--iterations 2",
     "validate": "--episodes 1",
 }
