@@ -169,8 +169,9 @@ def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
 
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
-    parts = {"config": args.config, "spec": spec, "prune": args.prune}
-    runs.write_json(folder / runs.CONFIG, {name: to_json(part) for name, part in parts.items()})
+    parts = {name: to_json(part) for name, part in (("config", args.config), ("spec", spec), ("prune", args.prune))}
+    # Now: by the end of a run its checkout may have moved on.
+    runs.write_json(folder / runs.CONFIG, {**parts, "revision": runs.revision()})
 
 
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:

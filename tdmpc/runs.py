@@ -156,7 +156,6 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "load_average": round(os.getloadavg()[0], 2),
         "processor": processor(),
         "torch": torch.__version__,
-        "revision": revision(),
     }
 
 

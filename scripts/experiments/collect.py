@@ -182,8 +182,8 @@ def _outcome(entry: Entry) -> dict[str, Any]:
         found = {**dense, **summary}
         figures = {name: found[name] for name in (*OF_SUMMARY, *OF_MACHINE)}
     with _reading(entry.folder / runs.CONFIG) as path:
-        compiled = _json(path)["config"]["compile"]
-    return {**figures, **spent, "compiled": compiled, "revision": summary.get("revision")}
+        begun = _json(path)
+        return {**figures, **spent, "compiled": begun["config"]["compile"], "revision": begun.get("revision")}
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -64,12 +64,11 @@ def test_a_run_leaves_its_record(trained: Path) -> None:
 
 
 def test_settings_are_written_resolved(trained: Path) -> None:
-    """config.json tells every setting, those that were not given as well, and what the environment told."""
+    """config.json tells every setting, what the environment told, and the program that the run began with."""
     written = json.loads((trained / runs.CONFIG).read_text())
     config, spec = runs.config(trained), runs.spec(trained)
-    assert written == json.loads(
-        json.dumps({"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())})
-    )
+    parts = {"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())}
+    assert written == json.loads(json.dumps({**parts, "revision": runs.revision()}))
     assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.99)
     assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
 

@@ -170,7 +170,7 @@ def test_a_summary_tells_the_figures() -> None:
     assert summary["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in dense + heads) + norms
     assert summary["planning_macs"] > 0
     assert all(summary[f"{name}_dense"] == summary[name] for name in ("parameters", "planning_macs"))
-    assert {"processor", "load_average", "torch", "revision"} <= summary.keys()
+    assert {"processor", "load_average", "torch"} <= summary.keys()
 
 
 def test_the_revision_is_the_checkout_s(tmp_path: Path) -> None:
