@@ -1,16 +1,20 @@
 """What runs a graph: ONNX Runtime, or OpenVINO. Both are imported only when they are asked for."""
 
 import os
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
 from deploy.bundle import BundleError
 
 BackendName = Literal["onnxruntime", "openvino"]
+WAKING_LATENCY = Path("/dev/cpu_dma_latency")
+"""Where Linux takes wishes for how soon a core is to be awake."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Runtime:
     priority: int | None = None
     """Real-time priority, 2 to 99, for this thread and those it starts (Linux, SCHED_FIFO): nothing without one comes
     between. The process needs the right to it; None leaves it to the system."""
+    awake: bool = False
+    """Keep the cores out of idle states (Linux, /dev/cpu_dma_latency): waking from one takes up to milliseconds. Costs
+    power, and the process needs the right to it."""
     precision: Literal["fp32", "auto"] = "fp32"
     """``auto``: bfloat16 with OpenVINO where the processor has it. Plans differ then: validate them."""
 
@@ -52,9 +59,11 @@ def load(path: Path, runtime: Runtime) -> Graph:
 
     Raises:
         ImportError: the backend is not installed; the message says how to.
-        BundleError: the cores do not exist, or the priority is not to be had.
+        BundleError: the cores do not exist, or what else is asked of the system is not to be had.
     """
     pin(runtime.affinity)
+    if runtime.awake:
+        stay_awake()
     prioritise(runtime.priority)
     return BACKENDS[runtime.backend](path, runtime)
 
@@ -88,6 +97,33 @@ def prioritise(priority: int | None) -> None:
             f"cannot run at real-time priority {priority}: {error}. On Linux 2 to 99 are to be had with CAP_SYS_NICE "
             "or an rtprio limit (ulimit -r)"
         ) from error
+
+
+def stay_awake() -> None:
+    """Have all cores answer at once, for as long as this process lives.
+
+    Raises:
+        BundleError: the system cannot, or this process may not ask it to.
+    """
+    try:
+        _no_latency()
+    except OSError as error:
+        raise BundleError(
+            f"cannot keep the cores awake: {error}. On Linux this takes the right to write to {WAKING_LATENCY}"
+        ) from error
+
+
+def awake() -> bool:
+    """Whether this process keeps the cores awake."""
+    return _no_latency.cache_info().currsize > 0
+
+
+@cache
+def _no_latency() -> IO[bytes]:
+    """The wish to be woken within 0 us; the system forgets it when the file is closed, so it is kept."""
+    file = WAKING_LATENCY.open("wb", buffering=0)
+    file.write(struct.pack("i", 0))
+    return file
 
 
 class OnnxRuntimeGraph:

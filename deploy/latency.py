@@ -4,7 +4,6 @@ Subjects take turns in rounds, so that a drift of the machine hits all alike. Wh
 it, and a run during which the processor was not ours alone is flagged.
 """
 
-import gc
 import os
 import platform
 import resource
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import bundle, percentiles
+from deploy import backends, bundle, percentiles
 from deploy.backends import Runtime
 from deploy.bundle import Bundle
 from deploy.controller import Controller
@@ -38,7 +37,7 @@ class Clock(NamedTuple):
     cpu: Callable[[], float]
     """Seconds that this process has computed, in all its threads."""
     sleep: Callable[[float], None]
-    preemptions: Callable[[], int] = lambda: 0
+    preemptions: Callable[[], int]
     """How often another process took the processor from a thread of this one."""
 
 
@@ -122,8 +121,6 @@ def _warm_up(subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         for _ in range(WARM_UP):
             subject.decide()
-    gc.collect()
-    gc.freeze()  # as a robot's program does: what is there by now need not be looked through again
 
 
 # What was measured ------------------------------------------------------------------------------------------------
@@ -198,6 +195,7 @@ def machine_facts(begun: Before) -> Row:
         "cores": len(_affinity()),
         "affinity": _affinity(),
         "priority": _priority(),
+        "awake": backends.awake(),
         "load_before": begun.load,
         "load_after": os.getloadavg()[0],
         "stolen_ms": None if stolen is None or begun.stolen_s is None else round(1000 * (stolen - begun.stolen_s)),

@@ -1,5 +1,6 @@
 """``tdmpc latency``: how long decisions take."""
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class LatencyArgs:
     """Let ONNX Runtime's threads wait busily."""
     priority: int | None = None
     """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
+    awake: bool = False
+    """Keep the cores out of idle states (Linux; needs the right to it)."""
     calls: int = 1000
     """Calls of each, at least."""
     seconds: float = 10.0
@@ -105,6 +108,8 @@ def _check(args: LatencyArgs) -> None:
 
 def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:
     subjects = list(_subjects(args))
+    gc.collect()
+    gc.freeze()  # as a robot's program does: what is there by now need not be looked through again
     begun = before()
     if mode == "single":
         single_stream(subjects, calls=args.calls, seconds=args.seconds)
@@ -113,6 +118,7 @@ def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:
         period_ms = args.period_ms
         periodic(subjects, period_s=(period_ms or 0.0) / 1000, periods=args.periods)
     machine = machine_facts(begun)
+    gc.unfreeze()
     return [(row(each, period_ms=period_ms, machine=machine), 1000 * np.concatenate(each.wall_s)) for each in subjects]
 
 
@@ -125,6 +131,7 @@ def _subjects(args: LatencyArgs) -> Iterator[Subject]:
                 spinning=args.spinning,
                 affinity=args.cores,
                 priority=args.priority,
+                awake=args.awake,
                 precision=args.precision,
             )
             yield controller_subject(folder, runtime, deadline_ms=args.deadline_ms)
@@ -141,7 +148,7 @@ def _torch_subject(run: Path, args: LatencyArgs) -> Subject:
 
 def _show(rows: list[Row]) -> None:
     facts = rows[0]
-    conditions = ("processor", "cores", "affinity", "load_before", "load_after", "stolen_ms", "priority")
+    conditions = ("processor", "cores", "affinity", "load_before", "load_after", "stolen_ms", "priority", "awake")
     table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
     table.title = ", ".join(f"{name} {facts[name]}" for name in conditions if facts[name] is not None)
     for each in rows:

@@ -38,6 +38,8 @@ class Run:
     """Cores to stay on."""
     priority: int | None = None
     """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
+    awake: bool = False
+    """Keep the cores out of idle states (Linux; needs the right to it)."""
     calls: int = 1000
     """Timed decisions, at least."""
     seconds: float = 10.0
@@ -90,4 +92,5 @@ def _run(command: Run) -> int:
     if command.cores:
         options["cores"] = ",".join(map(str, command.cores))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return subprocess.run([program, command.bundle, *words, *(["--check"] if command.check else [])]).returncode
+    words += [f"--{name}" for name in ("check", "awake") if getattr(command, name)]
+    return subprocess.run([program, command.bundle, *words]).returncode

@@ -1,9 +1,11 @@
 // Loads a bundle, checks its golden plans, and times it by the protocol of `tdmpc latency`: one JSON list on standard output.
 #include <sched.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -19,14 +21,14 @@ constexpr double tolerance = 1e-4;
 
 const char* usage =
     "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision fp32|auto] [--cores 0,1] [--priority 2..99]\n"
-    "                        [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n\n"
+    "                        [--awake] [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n\n"
     "Checks the golden plans of a bundle and times its decisions; with --check it only checks them.\n"
     "With --period-ms it also decides at that period. --precision auto is bfloat16 where the processor has it.\n";
 
 struct Arguments {
     std::string folder;
     Runtime runtime;
-    bool check_only = false;
+    bool check_only = false, awake = false;
     std::vector<int> cores;
     int calls = 1000, periods = 3000, priority = 0;
     double seconds = 10, period_ms = 0;
@@ -51,6 +53,7 @@ Arguments parse(int count, char** words) {
             return words[++index];
         };
         if (word == "--check") arguments.check_only = true;
+        else if (word == "--awake") arguments.awake = true;
         else if (word == "--threads") arguments.runtime.threads = std::stoi(value());
         else if (word == "--precision") arguments.runtime.reduced = value() == "auto";
         else if (word == "--cores") arguments.cores = core_list(value());
@@ -85,6 +88,14 @@ void prioritise(int priority) {
         throw std::runtime_error("cannot run at this real-time priority: 2 to 99 are to be had with CAP_SYS_NICE or ulimit -r");
 }
 
+// All cores answer at once until this program ends: the system forgets the wish when the file is closed.
+void stay_awake() {
+    static std::ofstream file("/dev/cpu_dma_latency", std::ios::binary);
+    const int32_t microseconds = 0;
+    if (!file.write(reinterpret_cast<const char*>(&microseconds), sizeof microseconds).flush())
+        throw std::runtime_error("cannot keep the cores awake: this takes the right to write to /dev/cpu_dma_latency");
+}
+
 void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const Arguments& arguments, double load_s,
                double deviation) {
     const std::string stored = bundle.manifest.at("precision").text();
@@ -100,6 +111,7 @@ void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const 
 int run(const Arguments& arguments) {
     pin(arguments.cores);
     prioritise(arguments.priority);
+    if (arguments.awake) stay_awake();
     const Bundle bundle = read_bundle(arguments.folder);
     const auto golden = read_golden(bundle);
     const double entered = seconds_now();
@@ -117,6 +129,7 @@ int run(const Arguments& arguments) {
         add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
         add_figures(object, times, period_ms, bundle.macs);
         add_machine(object, times, begun, arguments.runtime.threads);
+        object.flag("awake", arguments.awake);
         return object.str();
     };
     if (arguments.check_only) {

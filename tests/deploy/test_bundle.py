@@ -129,13 +129,29 @@ def clean_environment(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_priority_that_is_not_to_be_had_is_said() -> None:
     """A real-time priority outside the system's range says which there are."""
     with pytest.raises(BundleError, match=r"real-time priority 1000.*2 to 99"):
         backends.prioritise(1000)
 
 
+def test_cores_are_kept_awake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The wish for no waking latency stands as long as the process; where it cannot be told, it is said."""
+    backends._no_latency.cache_clear()
+    monkeypatch.setattr(backends, "WAKING_LATENCY", tmp_path / "absent" / "latency")
+    with pytest.raises(BundleError, match=r"cannot keep the cores awake.*absent/latency"):
+        backends.stay_awake()
+    assert not backends.awake()
+    monkeypatch.setattr(backends, "WAKING_LATENCY", tmp_path / "latency")
+    backends.stay_awake()
+    backends.stay_awake()
+    assert backends.awake() and (tmp_path / "latency").read_bytes() == bytes(4)
+    assert not backends._no_latency().closed
+    backends._no_latency().close()
+    backends._no_latency.cache_clear()
+
+
+@pytest.mark.slow
 def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str], Exported], tmp_path: Path) -> None:
     """Where PyTorch, Gymnasium, MuJoCo and the command line's libraries are not installed, a controller acts."""
     program = (

@@ -18,8 +18,9 @@ from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
 from deploy.export import export
-from deploy.graphs import in_tiles
-from deploy.parity import Parity
+from deploy.graphs import TILE, in_tiles
+from deploy.parity import Parity, parity, plan_cases
+from deploy.parity import plan as planned
 from deploy.subject import ExportConfig, load_subject
 from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
@@ -153,6 +154,38 @@ def test_weights_are_stored_once(exported: Exported) -> None:
     parameters = sum(each.numel() for each in in_tiles(subject.agent.model, subject.spec).parameters())
     numbers = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
     assert numbers < 2 * parameters
+
+
+def test_hidden_layers_are_in_whole_tiles(export_case: ExportCase) -> None:
+    """No width that pruning left stands in the planner's products, but the one under the value's LayerNorm."""
+    exported = export_case("default-pruned-terminates")
+    graph, widths = onnx.load(exported.folder / bundle.PLANNER).graph, exported.manifest["widths"]
+    shapes = {each.name: tuple(each.dims) for each in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    found = {
+        size for node in products for name in node.input for size in shapes.get(name, ()) if len(shapes[name]) == 2
+    }
+    left = {size for name in ("dynamics", "reward", "termination", "policy") for size in widths[name]}
+    left -= {widths["latent"], exported.manifest["action"][0]["shape"][0]}  # these are sizes of inputs, too
+    assert left and TILE in found and not left & found
+
+
+def test_an_agent_that_has_learned_nothing_can_be_compared(export_case: ExportCase) -> None:
+    """Where all plans are worth nought, the error of their values is no division by that."""
+    subject = load_subject(export_case("default").run, export_case("default").case.export)
+    model, settings = subject.agent.model, subject.settings
+    with torch.no_grad():
+        for parameter in model.scaled_parameters():
+            parameter.zero_()
+    cases = plan_cases(model, settings, subject.observations, action_dim=subject.spec.action_dim, seed=0)
+
+    def agent(observation: torch.Tensor, previous: torch.Tensor, noise: PlanNoise) -> tuple[torch.Tensor, torch.Tensor]:
+        alone = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
+        plan = planned(model, settings, model.encode(observation[None]), previous[:, None], alone)
+        return plan.mean[:, 0], plan.value[0]
+
+    found = parity(model, settings, cases, agent)
+    assert (found.mean, found.value, found.undecided) == (0.0, 0.0, 0)
 
 
 def cached_graphs(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Laws of the measurement, on a clock that tests wind: rounds, timetables, misses, and what is recorded beside them."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Time:
 
     def __init__(self) -> None:
         self.now = self.computed = 0.0
-        self.clock = Clock(lambda: self.now, lambda: self.computed, self.sleep)
+        self.clock = Clock(lambda: self.now, lambda: self.computed, self.sleep, lambda: 0)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -146,6 +147,14 @@ def test_preemptions_are_those_of_the_calls(time: Time, measure: Callable[..., N
     settings = {"calls": 50, "seconds": 0.0} if measure is single_stream else {"period_s": 0.01, "periods": 50}
     measure([subject], clock=clock, **settings)
     assert subject.preemptions == 50
+
+
+@pytest.mark.parametrize(("policy", "told"), [(os.SCHED_FIFO, 50), (os.SCHED_OTHER, None)])
+def test_a_priority_is_recorded(monkeypatch: pytest.MonkeyPatch, policy: int, told: int | None) -> None:
+    """The real-time priority in force stands beside the times; an ordinary process has none."""
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
+    monkeypatch.setattr(os, "sched_getparam", lambda _: os.sched_param(50))
+    assert machine_facts(Before(load=0.0, stolen_s=None))["priority"] == told
 
 
 def test_what_a_hypervisor_took_is_the_difference() -> None:

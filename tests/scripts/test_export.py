@@ -87,6 +87,15 @@ def test_latencies_are_a_list(exported: Path, trained: Path, printed: Printed, t
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
+def test_the_agent_is_timed_as_asked(trained: Path, printed: Printed) -> None:
+    """In PyTorch an agent plans at its full horizon in the precision of its training, or as told."""
+    (own,) = printed("latency", "--torch", str(trained), "--json", *QUICK)
+    options = ("--torch-horizon=1", "--torch-precision=bfloat16")
+    (told,) = printed("latency", "--torch", str(trained), "--json", *options, *QUICK)
+    assert (own["precision"], told["precision"]) == ("fp32", "bf16")
+    assert told["macs"] < own["macs"]
+
+
 def test_latencies_for_the_eye(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without ``--json`` the rows are a table, with a deadline the controllers keep it."""
     assert main(["latency", str(exported), "--deadline-ms=1000", "--period-ms=50", *QUICK]) == 0
@@ -103,6 +112,8 @@ def test_bundles_that_cannot_be_used_are_one_line(
     assert "never overwritten" in fails("export", str(trained), "--out", str(exported))
     assert "holds no checkpoint" in fails("export", str(tmp_path), "--out", str(tmp_path / "b"))
     assert "which bundle?" in fails("latency")
+    assert "cannot run at real-time priority 1000" in fails("latency", str(exported), "--priority=1000")
+    assert "--torch-horizon must be positive, got 0" in fails("latency", str(exported), "--torch-horizon=0")
     assert "--period-ms must be positive, got 0" in fails("latency", str(exported), "--period-ms=0")
     assert "--episodes must be at least 1" in fails("validate", str(exported), "--episodes=0")
     assert "make it first by: tdmpc native build" in fails("native", "run", str(exported), "--build-dir", str(tmp_path))

@@ -28,13 +28,13 @@ OPTIONS = {
     "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
-    "suite": "SPEC --address --workers --resume",
+    "suite": "SPEC --address --workers --only --resume",
     "results": "collect render",
     "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
         --seed""",
     "validate": "DIR --run --episodes --seed --backend --precision --threads --json",
-    "latency": """DIR --torch --backend --precision --threads --cores --spinning --calls --seconds --period-ms --periods
-        --deadline-ms --json --plot""",
+    "latency": """DIR --torch --torch-horizon --torch-precision --backend --precision --threads --cores --spinning
+        --priority --awake --calls --seconds --period-ms --periods --deadline-ms --json --plot""",
     "native": "build run",
     "demo": "--run-dir --seed --threads",
 }

@@ -1,6 +1,7 @@
 """Laws of the controller in C++: it builds, plans the golden plans, and measures by the same protocol."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from deploy import bundle
+from deploy.backends import WAKING_LATENCY
 from scripts.main import main
 
 pytestmark = [
@@ -82,6 +84,19 @@ def corrupt_golden(folder: Path) -> None:
 def newer(folder: Path) -> None:
     manifest = json.loads((folder / bundle.MANIFEST).read_text())
     (folder / bundle.MANIFEST).write_text(json.dumps({**manifest, "format_version": 99}))
+
+
+def test_a_priority_that_is_not_to_be_had_is_said(exported: Path, native: Callable[..., Any]) -> None:
+    """A real-time priority outside the system's range is one line on standard error."""
+    status, out, err = native(exported, "--check", "--priority=1000")
+    assert (status, out) == (2, None) and "real-time priority" in err and err.count("\n") == 1
+
+
+def test_cores_are_kept_awake_or_it_is_said(exported: Path, native: Callable[..., Any]) -> None:
+    """Without the right to keep the cores awake nothing is timed as if they were."""
+    status, out, err = native(exported, "--calls=5", "--seconds=0.01", "--awake")
+    allowed = os.access(WAKING_LATENCY, os.W_OK)
+    assert (status == 0 and out[0]["awake"]) if allowed else (status == 2 and "keep the cores awake" in err)
 
 
 @pytest.mark.parametrize(
