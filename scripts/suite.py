@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,8 @@ class SuiteArgs:
     this machine when not given."""
     workers: int = 0
     """Runs at a time on this machine; 0 for as many as it has cores."""
+    only: tuple[str, ...] = ()
+    """Runs whose names fit one of these patterns, 'cartpole-swingup/dense-*'; every run when not given."""
     resume: bool = False
     """Go on with a suite that was begun: finished runs are skipped, others go on from their checkpoints."""
 
@@ -52,6 +55,8 @@ class Progression:
 
     suite: Suite
     runs: Sequence[Run]
+    chosen: Sequence[Run]
+    """Those that are to be brought to their end now."""
     faults: dict[Run, str] = field(default_factory=dict)
     done: set[Run] = field(default_factory=set)
 
@@ -66,7 +71,8 @@ class Progression:
         """In a word."""
         if run in self.faults:
             return "failed"
-        return "finished" if run in self.done else "waiting"
+        ended = run in self.done if run in self.chosen else (run.folder / runs.SUMMARY).exists()
+        return "finished" if ended else "waiting"
 
 
 def main(arguments: list[str]) -> int:
@@ -74,16 +80,24 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(SuiteArgs, args=arguments, prog="tdmpc suite")
     suite = plan.read(args.spec)
     every = plan.runs_of(suite)
+    progression = Progression(suite, every, _chosen(every, args.only))
     _take_up(suite, args)
-    progression = Progression(suite, every)
     with _cluster(args, suite):
         _train_all(progression)
         _follow_up(progression)
     for run, fault in progression.faults.items():
         print(f"{run.name} failed: {fault}\n{_tail(_log_of(run))}", file=sys.stderr)
-    finished = len(every) - len(progression.faults)
-    log.info("%d of %d runs finished: %s", finished, len(every), suite.folder / SUMMARY)
+    asked = len(progression.chosen)
+    log.info("%d of %d runs finished: %s", asked - len(progression.faults), asked, suite.folder / SUMMARY)
     return 1 if progression.faults else 0
+
+
+def _chosen(every: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
+    for pattern in patterns:
+        if not any(fnmatchcase(run.name, pattern) for run in every):
+            names = ", ".join(run.name for run in every)
+            raise ConfigError(f"--only {pattern}: no run is called so. The suite has {names}")
+    return [run for run in every if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
 
 
 def _take_up(suite: Suite, args: SuiteArgs) -> None:
@@ -146,17 +160,17 @@ def _train_all(progression: Progression) -> None:
     # A fresh process for each run; one that is lost is started again, and goes on from the run's checkpoint.
     task = _ray().remote(num_cpus=suite.cpus, num_gpus=suite.gpus, max_retries=RETRIES, max_calls=1)(carry_out)
     waiting: dict[Path, Any] = {}
-    for run in progression.runs:
+    for run in progression.chosen:
         source = waiting.get(run.source) if run.source else None
         waiting[run.folder] = task.options(name=run.name).remote(run, steps, source)
-    _await(progression, {waiting[run.folder]: run for run in progression.runs}, "runs")
+    _await(progression, {waiting[run.folder]: run for run in progression.chosen}, "runs")
 
 
 def _follow_up(progression: Progression) -> None:
     """The steps that want the machine for themselves, one after the other."""
     steps = {name: step.options for name, step in progression.suite.then.items() if step.alone}
     task = _ray().remote(num_cpus=progression.suite.cpus, max_calls=1)(carry_out)
-    for run in [run for run in progression.runs if steps and run not in progression.faults]:
+    for run in [run for run in progression.chosen if steps and run not in progression.faults]:
         _await(progression, {task.remote(run, steps, None): run}, f"alone: {run.name}")
 
 

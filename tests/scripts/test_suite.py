@@ -88,6 +88,11 @@ def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fail
     assert again.returncode == 1, again.stderr
     assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == ends
 
+    part = subprocess.run([*command, "--resume", "--only", "*/good-1"], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert part.returncode == 0, part.stderr
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["finished", "waiting", "finished", "waiting"]
+    assert "no run is called so" in fails("suite", str(spec), "--resume", "--only", "*/better-*")
+
 
 def run_in(folder: Path, *begin: str) -> Run:
     return Run(task="toy", method="good", seed=0, folder=folder, begin=begin)
