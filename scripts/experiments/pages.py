@@ -1,7 +1,7 @@
-"""Pages with blocks that results fill: between ``<!-- results:WHAT FROM ... -->`` and ``<!-- /results -->``."""
+"""Markdown: tables, and pages whose blocks results fill: ``<!-- results:WHAT FROM -->`` to ``<!-- /results -->``."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from scripts.experiments.archive import ResultsError
 
@@ -39,3 +39,9 @@ def filled(page: str, fill: Callable[[list[str]], str], *, name: str) -> str:
     if opened:
         raise ResultsError(f"{name}: {opened} is not closed by {CLOSE}")
     return "\n".join(lines) + "\n"
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table; a bar in a cell is escaped."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -1,6 +1,5 @@
 """The tables of the pages, in Markdown, from what is kept in results/."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from deploy.percentiles import upper_bound
-from scripts.experiments import archive
-from scripts.experiments.archive import ResultsError, Row, number, read_table
+from scripts.experiments import archive, printed
+from scripts.experiments.archive import Row, number, read_table
 from scripts.experiments.estimates import Estimate, correlation, interquartile_mean, mean
+from scripts.experiments.pages import markdown
 from tdmpc.figures import PUBLISHED
 
 BASELINE = "dense"
@@ -51,36 +51,36 @@ def _template(row: Row) -> str:
 
 def pruning(path: Path) -> str:
     """What is left of an agent, what it returns, and what its training took, by method."""
-    rows = read_table(path, "task", "method", "seed", "status", "return_mean", "planning_macs", "planning_macs_dense")
-    groups = _by(_finished(rows), "task", "method")
-    lines = [
-        (
-            *(task, method, str(len(some)), _left(some, groups.get((task, BASELINE)), "planning_macs")),
-            *(_left(some, groups.get((task, BASELINE)), "parameters"), *_estimates(_numbers(some, "return_mean"))),
-            *(_kept(some, groups.get((task, BASELINE))), _mean_of(some, "wall_s", 60), _mean_of(some, DECISIONS[1])),
-        )
-        for (task, method), some in groups.items()
-    ]
-    header = (
-        *("task", "method", "seeds", "multiply-adds of a plan", "parameters", "return, mean [95 %]", "IQM [95 %]"),
-        *("of dense", "training, min", "decisions/s at the end"),
-    )
-    return markdown(header, lines) + _unfinished(rows)
+    header, *lines = _pruning(path)
+    return markdown(header, lines) + _unfinished(read_table(path, "task", "method", "seed", "status"))
 
 
 def pruned(path: Path) -> str:
     """The same in short, as a first page has it."""
+    left_out = ("parameters", "IQM [95 %]", "decisions/s at the end")
+    header, *lines = _pruning(path)
+    shown = [place for place, name in enumerate(header) if name not in left_out]
+    header, *lines = ([line[place] for place in shown] for line in (header, *lines))
+    return markdown(header, lines)
+
+
+def _pruning(path: Path) -> list[Sequence[str]]:
+    """Header and lines."""
     rows = read_table(path, "task", "method", "seed", "status", "return_mean", "planning_macs", "planning_macs_dense")
     groups = _by(_finished(rows), "task", "method")
+    header = (
+        *("task", "method", "seeds", "multiply-adds of a plan", "parameters", "return, mean [95 %]", "IQM [95 %]"),
+        *("of dense", "training, min", "decisions/s at the end"),
+    )
     lines = [
         (
             *(task, method, str(len(some)), _left(some, dense := groups.get((task, BASELINE)), "planning_macs")),
-            *(_interval(mean(_numbers(some, "return_mean"))), _kept(some, dense), _mean_of(some, "wall_s", 60)),
+            *(_left(some, dense, "parameters"), *_estimates(_numbers(some, "return_mean"))),
+            *(_kept(some, dense), _mean_of(some, "wall_s", 60), _mean_of(some, DECISIONS[1])),
         )
         for (task, method), some in groups.items()
     ]
-    header = ("task", "method", "seeds", "multiply-adds of a plan", "return, mean [95 %]", "of dense", "training, min")
-    return markdown(header, lines)
+    return [header, *lines]
 
 
 def _left(rows: Sequence[Row], dense: Sequence[Row] | None, name: str) -> str:
@@ -184,25 +184,6 @@ def speed(path: Path) -> str:
     return markdown((*header, "plan", "update", "environment", "replay", "pruning"), lines)
 
 
-def bench(path: Path) -> str:
-    """What ``tdmpc bench --json`` printed."""
-    try:
-        rows = json.loads(path.read_text())
-        lines = [
-            (
-                *(f"`{row['setting']}`", row["precision"], "yes" if row["compiled"] else "", str(row["threads"])),
-                *(f"{row[name]:.1f}" for name in ("plan_ms_p50", "update_ms_p50")),
-                *(f"{row['decisions_per_s']:.1f}", f"{row['load_before']:g} to {row['load_after']:g}"),
-                *(row["processor"], row["torch"]),
-            )
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path} is not what tdmpc bench --json prints: {type(error).__name__}: {error}") from error
-    header = ("setting", "precision", "compiled", "threads", "plan, ms", "update, ms", "decisions/s", "load average")
-    return markdown((*header, "processor", "torch"), lines)
-
-
 AUTOENCODER = {
     "scratch": "evenly narrower, trained from scratch",
     "average": "mean rank of bayesian, gradient, fisher",
@@ -239,19 +220,14 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "steps": (archive.EVENTS, steps),
     "movement": (archive.IMPORTANCE, movement),
     "deployment": (archive.LATENCY, deployment),
-    "bench": ("", bench),
+    "bench": ("", printed.bench),
+    "timings": ("", printed.timings),
     "autoencoder": ("", autoencoder),
 }
 """By name: the file in the named folder that a table is made of, and how; without a file the name is that of one."""
 
 
 # What tables have in common --------------------------------------------------------------------------------------
-
-
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table; a bar in a cell is escaped."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def _by(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:

@@ -117,7 +117,7 @@ def test_a_run_is_a_row(collected: Path) -> None:
 
 def test_a_run_s_own_revision_comes_first(suite: Path) -> None:
     """What a run recorded of its program is not overruled by whoever collects."""
-    path = next(suite.rglob("summary.json"))
+    path = next(suite.rglob(runs.CONFIG))
     path.write_text(json.dumps({**json.loads(path.read_text()), "revision": "its own"}))
     rows = collect(suite, revision="abc")["runs.csv"]
     assert sorted({row["revision"] for row in rows}) == ["abc", "its own"]
@@ -323,6 +323,40 @@ def test_bench_is_shown_as_printed(
     file.write_text("[{}]")
     capsys.readouterr()
     assert "two.json is not what tdmpc bench --json prints" in fails("results", "render", "--root", str(tmp_path))
+
+
+def test_timings_are_shown_as_printed(
+    tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What tdmpc latency --json printed is a table, medians as parts of the agent's; something else is refused."""
+    agent = {
+        **{"bundle": "runs/dense", "backend": "torch", "precision": "fp32", "macs": 12e9, "mode": "single"},
+        **{"p50_ms": 240.0, "p99_ms": 250.0, "p999_ms": None, "max_ms": 260.0, "deadline_ms": None, "priority": None},
+        **{"awake": False, "processor": "a processor", "cores": 2, "threads": 1, "load_before": 0.5, "load_after": 1.0},
+        "stolen_ms": 20,
+    }
+    late = {
+        "mode": "periodic",
+        "misses": 3,
+        "periods": 3000,
+        "period_ms": 20,
+        "deadline_ms": 5,
+        "priority": 50,
+        "awake": True,
+    }
+    small = {**agent, **late, "bundle": "small", "backend": "onnxruntime", "p50_ms": 12.0}
+    readme = page(tmp_path, "timings latency/two.json")
+    file = tmp_path / "results" / "latency" / "two.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([agent, small]))
+    assert render(tmp_path) == 0
+    assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  |" in readme.read_text()
+    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes |" in readme.read_text()
+    assert "a processor, 2 cores, threads 1, load average 0.5 to 1, 20 ms stolen" in readme.read_text()
+    for wrong in ("[]", "[{}]", "{"):
+        file.write_text(wrong)
+        capsys.readouterr()
+        assert "is not what tdmpc latency --json prints" in fails("results", "render", "--root", str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Tables of what commands printed with ``--json``; the files in results/ are as they were printed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scripts.experiments.archive import ResultsError
+from scripts.experiments.pages import markdown
+
+Printed = list[dict[str, Any]]
+
+
+@contextmanager
+def _printed_by(command: str, path: Path) -> Iterator[Printed]:
+    """The objects in a file; whatever is wrong with them becomes one line."""
+    try:
+        yield json.loads(path.read_text())
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ResultsError(f"{path} is not what {command} prints: {type(error).__name__}: {error}") from error
+
+
+def bench(path: Path) -> str:
+    """Milliseconds of a plan and of an update."""
+    with _printed_by("tdmpc bench --json", path) as rows:
+        lines = [
+            (
+                *(f"`{row['setting']}`", row["precision"], "yes" if row["compiled"] else "", str(row["threads"])),
+                *(f"{row[name]:.1f}" for name in ("plan_ms_p50", "update_ms_p50")),
+                *(f"{row['decisions_per_s']:.1f}", f"{row['load_before']:g} to {row['load_after']:g}"),
+                *(row["processor"], row["torch"]),
+            )
+            for row in rows
+        ]
+    header = ("setting", "precision", "compiled", "threads", "plan, ms", "update, ms", "decisions/s", "load average")
+    return markdown((*header, "processor", "torch"), lines)
+
+
+TIMES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+
+
+def timings(path: Path) -> str:
+    """How long decisions took: one after the other, or late at a period; medians beside the PyTorch agent's."""
+    with _printed_by("tdmpc latency --json", path) as rows:
+        agent = next((row["p50_ms"] for row in rows if row["backend"] == "torch"), None)
+        lines = [
+            (
+                *(Path(row["bundle"]).name, f"{row['backend']} {row['precision']}", f"{row['macs'] / 1e9:.3g} G"),
+                *("-" if row[time] is None else f"{row[time]:.1f}" for time in TIMES),
+                *(f"1/{agent / row['p50_ms']:.3g}" if agent else "", _late(row)),
+                *("" if row[name] is None else f"{row[name]:g}" for name in ("deadline_ms", "priority")),
+                "yes" if row["awake"] else "",
+            )
+            for row in rows
+        ]
+        first = rows[0]
+        load, stolen = (f"{first['load_before']:.2g} to {first['load_after']:.2g}", first["stolen_ms"])
+        conditions = f"{first['processor']}, {first['cores']} cores, threads {first['threads']}, load average {load}"
+    header = ("controller", "runtime", "multiply-adds", "p50, ms", "p99", "p99.9", "max", "of the agent's", "late")
+    told = "" if stolen is None else f", {stolen:g} ms stolen by the hypervisor"
+    return f"{markdown((*header, 'deadline, ms', 'priority', 'awake'), lines)}\n\n{conditions}{told}."
+
+
+def _late(row: dict[str, Any]) -> str:
+    """Of the decisions at a period."""
+    if row["mode"] == "single":
+        return ""
+    return f"{row['misses']:,} of {row['periods']:,} at {row['period_ms']:g} ms"
