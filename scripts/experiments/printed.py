@@ -1,4 +1,4 @@
-"""Tables of what commands printed with ``--json``; the files in results/ are as they were printed."""
+"""Tables of what commands printed with ``--json``; a file has one command's objects, or those of several."""
 
 import json
 from collections.abc import Iterator
@@ -50,16 +50,18 @@ def timings(path: Path) -> str:
                 *("-" if row[time] is None else f"{row[time]:.1f}" for time in TIMES),
                 *(f"1/{agent / row['p50_ms']:.3g}" if agent else "", _late(row)),
                 *("" if row[name] is None else f"{row[name]:g}" for name in ("deadline_ms", "priority")),
-                "yes" if row["awake"] else "",
+                *("yes" if row["awake"] else "", f"{row['load_before']:.2g}", f"{row['stolen_ms'] or 0:g}"),
             )
             for row in rows
         ]
-        first = rows[0]
-        load, stolen = (f"{first['load_before']:.2g} to {first['load_after']:.2g}", first["stolen_ms"])
-        conditions = f"{first['processor']}, {first['cores']} cores, threads {first['threads']}, load average {load}"
-    header = ("controller", "runtime", "multiply-adds", "p50, ms", "p99", "p99.9", "max", "of the agent's", "late")
-    told = "" if stolen is None else f", {stolen:g} ms stolen by the hypervisor"
-    return f"{markdown((*header, 'deadline, ms', 'priority', 'awake'), lines)}\n\n{conditions}{told}."
+        machines = {f"{row['processor']}, {row['cores']} cores, threads: {row['threads']}" for row in rows}
+        if not machines:
+            raise ValueError("no rows")
+    header = (
+        *("controller", "runtime", "multiply-adds", "p50, ms", "p99", "p99.9", "max", "of the agent's", "late"),
+        *("deadline, ms", "priority", "awake", "load average", "stolen, ms"),
+    )
+    return f"{markdown(header, lines)}\n\n{'; '.join(sorted(machines))}."
 
 
 def _late(row: dict[str, Any]) -> str:

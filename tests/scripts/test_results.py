@@ -350,9 +350,10 @@ def test_timings_are_shown_as_printed(
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps([agent, small]))
     assert render(tmp_path) == 0
-    assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  |" in readme.read_text()
-    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes |" in readme.read_text()
-    assert "a processor, 2 cores, threads 1, load average 0.5 to 1, 20 ms stolen" in readme.read_text()
+    shown = readme.read_text()
+    assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  | 0.5 | 20 |" in shown
+    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes | 0.5 | 20 |" in shown
+    assert shown.count("a processor, 2 cores, threads: 1.") == 1
     for wrong in ("[]", "[{}]", "{"):
         file.write_text(wrong)
         capsys.readouterr()
