@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> TrainArgs:
-    """Two passes: the preset, or the run to go on with, decides the defaults of everything else."""
+    """Several passes: the preset, or the run to go on with, decides the defaults of everything else."""
     args = _parse(arguments, TrainArgs(preset(_preset_named(arguments), "")))
     if args.resume is not None:
         if args.run_dir is not None or args.preset != "default":
@@ -86,8 +86,11 @@ def parse(arguments: list[str]) -> TrainArgs:
     else:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
-        env = resolve(args.config.env)
-        args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, env))))
+        config = preset(args.preset, resolve(args.config.env))
+        latent = _parse(arguments, TrainArgs(config)).config.model.latent
+        # The error of a latent is a mean over its coordinates, however many are asked for.
+        loss = dataclasses.replace(config.loss, consistency_width=latent)
+        args = _resolved(_parse(arguments, TrainArgs(dataclasses.replace(config, loss=loss))))
     check(args.config)
     device(args.config.device)
     return args

@@ -6,6 +6,7 @@ differs, ``docs/algorithm.md`` gives the measurement that earned it.
 """
 
 import dataclasses
+import logging
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ Precision = Literal["float32", "bfloat16"]
 Widths = tuple[int, ...]
 PresetName = Literal["default", "reference"]
 T = TypeVar("T")
+
+log = logging.getLogger("tdmpc")
 
 
 @dataclass(frozen=True)
@@ -275,8 +278,13 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Rebuild a config from ``to_json``; settings that were added since then get their defaults."""
+    """Rebuild a config from ``to_json``; settings that were added since then get their defaults.
+
+    Settings of another version that this one does not have are left out, and named in the log.
+    """
     hints = get_type_hints(kind)
+    if foreign := sorted(values.keys() - hints.keys()):
+        log.warning("settings of another version are ignored: %s of %s", ", ".join(foreign), kind.__name__)
     known = {name: value for name, value in values.items() if name in hints}
     return kind(**{name: _rebuild(hints[name], value) for name, value in known.items()})
 

@@ -190,6 +190,14 @@ def test_json_of_an_older_version() -> None:
     assert from_json(TrainConfig, values) == PUBLISHED
 
 
+def test_json_of_another_version(caplog: pytest.LogCaptureFixture) -> None:
+    """A setting that this version does not have is left out, but not silently."""
+    values = to_json(PUBLISHED)
+    values["planner"] |= {"sampler": "sobol"}
+    assert from_json(TrainConfig, values) == PUBLISHED
+    assert "ignored: sampler of PlannerConfig" in caplog.text
+
+
 # -------------------------------------------------------------------------------------------------------- check
 
 BAD: list[tuple[str, Any]] = [
