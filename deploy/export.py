@@ -25,7 +25,7 @@ from deploy.bundle import Arrays, BundleError
 from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
 from deploy.manifest import describe
 from deploy.parity import TOLERANCE, Cases, Parity, Planner, Regret, case, is_decided, parity, plan_cases, regret
-from deploy.subject import ExportConfig, Subject, load_subject
+from deploy.subject import COMPARED, ExportConfig, Subject, load_subject
 from tdmpc import runs
 from tdmpc.planner import PlanNoise
 
@@ -38,8 +38,6 @@ try:
 except ImportError as error:
     raise ImportError("exporting needs ONNX: pip install 'tdmpc[train,export]'") from error
 
-MOST_UNDECIDED = 0.1
-"""Share of plans that may be left to rounding; beyond, the agent has not learned to tell actions apart."""
 GOLDEN_PLANS = 3
 DECISION = ("action", "new_mean", "value")
 """Outputs of the planner's graph."""
@@ -69,7 +67,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         cases = plan_cases(model, settings, subject.observations, action_dim=action_dim, seed=config.seed)
         graphs = export_graphs(subject, config.opset)
         _save(folder, graphs)
-        compared = _compare(folder, subject, cases)
+        compared = _compare(folder, subject, cases, seed=config.seed)
         loss = None
         if config.precision == "int8":
             graphs |= _in_int8(folder, graphs, subject, cases)
@@ -168,13 +166,19 @@ def _baked(graphs: Graphs, cases: Cases) -> Graphs:
 # Comparison ------------------------------------------------------------------------------------------------------
 
 
-def _compare(folder: Path, subject: Subject, cases: Cases) -> Parity:
-    found = parity(subject.agent.model, subject.settings, cases, planner_of(folder / bundle.PLANNER, subject))
+def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Parity:
+    """On the cases, and on others until enough plans could be compared."""
+    model, settings, planner = subject.agent.model, subject.settings, planner_of(folder / bundle.PLANNER, subject)
+    found = parity(model, settings, cases, planner)
+    for observations in subject.more.split(subject.observations.shape[1], dim=1):
+        if found.compared < COMPARED:
+            more = plan_cases(model, settings, observations, action_dim=subject.spec.action_dim, seed=seed)
+            found = found.joined(parity(model, settings, more, planner))
     policy = _policy_difference(folder, subject)
-    if found.undecided > MOST_UNDECIDED * found.plans:
+    if found.compared < COMPARED:
         raise BundleError(
             f"{found.undecided} of {found.plans} plans depend on how numbers are rounded: the agent values most "
-            "actions alike and is not worth exporting yet; train it longer"
+            "actions alike; train it longer"
         )
     if not max(found.mean, policy) <= TOLERANCE:
         raise BundleError(

@@ -52,6 +52,21 @@ class Parity:
     policy: float = 0.0
     """Of the policy's action, in [-1, 1]."""
 
+    @property
+    def compared(self) -> int:
+        """Plans that were not left out."""
+        return self.plans - self.undecided
+
+    def joined(self, other: "Parity") -> "Parity":
+        """Of both comparisons together."""
+        return Parity(
+            plans=self.plans + other.plans,
+            mean=max(self.mean, other.mean),
+            value=max(self.value, other.value),
+            undecided=self.undecided + other.undecided,
+            policy=max(self.policy, other.policy),
+        )
+
 
 @dataclass(frozen=True)
 class Regret:

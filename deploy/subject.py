@@ -22,6 +22,8 @@ from tdmpc.trainer import load_agent
 
 COMPARED = 100
 """Replayed observations, at least, on which a bundle is compared with its agent."""
+TRIES = 4
+"""How many times as many there are to choose from: where rounding decides a plan, it cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Subject(NamedTuple):
     settings: Settings
     observations: Float[Tensor, "S B O"]
     """Windows of the replay."""
+    more: Float[Tensor, "S M O"]
+    """Others, to turn to where these do not do."""
 
     @property
     def spec(self) -> EnvSpec:
@@ -86,7 +90,9 @@ def load_subject(run: Path, config: ExportConfig) -> Subject:
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
     settings = _settings(agent.config, meta["agent_steps"], config)
-    return Subject(agent, {**meta, "run": str(run.resolve())}, settings, _replayed(run, agent))
+    windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
+    observations = _replayed(run, agent, TRIES * windows).split([windows, (TRIES - 1) * windows], dim=1)
+    return Subject(agent, {**meta, "run": str(run.resolve())}, settings, *observations)
 
 
 def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:
@@ -101,7 +107,7 @@ def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings
     return Settings(planner, std, trained.loss.discount)
 
 
-def _replayed(run: Path, agent: Agent) -> Float[Tensor, "S B O"]:
+def _replayed(run: Path, agent: Agent, windows: int) -> Float[Tensor, "S B O"]:
     saved = checkpoint.load(run, prefixes=("replay/",))
     config = agent.config
     replay = Replay(
@@ -114,4 +120,4 @@ def _replayed(run: Path, agent: Agent) -> Float[Tensor, "S B O"]:
     replay.load_state({name: value.numpy() for name, value in below("replay", saved.tensors).items()})
     if not replay.windows:
         raise BundleError(f"{run} has stored no {config.loss.horizon} consecutive decisions yet: train it longer")
-    return replay.sample(math.ceil(COMPARED / (config.loss.horizon + 1))).observations
+    return replay.sample(windows).observations
