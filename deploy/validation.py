@@ -91,9 +91,9 @@ def matching_agent(described: Bundle, run: Path | None) -> tuple[Agent, int]:
 
 def planner_config(described: Bundle) -> PlannerConfig:
     """The planner of a bundle; what were schedules are constants."""
-    fixed = described.manifest["planner"]
+    fixed = {name: value for name, value in described.manifest["planner"].items() if name != "discount"}
+    horizon, std = fixed["horizon"], fixed.pop("min_std")
     config = from_json(PlannerConfig, fixed)
-    horizon, std = fixed["horizon"], fixed["min_std"]
     return dataclasses.replace(config, horizon_schedule=Linear(horizon, horizon, 0), std=Linear(std, std, 0))
 
 

@@ -19,7 +19,7 @@ from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
 from deploy.export import export
 from deploy.graphs import TILE, in_tiles
-from deploy.parity import Parity, parity, plan_cases
+from deploy.parity import Parity, case, is_decided, parity, plan_cases
 from deploy.parity import plan as planned
 from deploy.subject import ExportConfig, load_subject
 from deploy.validation import matching_agent, validate
@@ -186,6 +186,20 @@ def test_an_agent_that_has_learned_nothing_can_be_compared(export_case: ExportCa
 
     found = parity(model, settings, cases, agent)
     assert (found.mean, found.value, found.undecided) == (0.0, 0.0, 0)
+
+
+def test_rounding_decides_where_all_samples_are_worth_the_same(export_case: ExportCase) -> None:
+    """Which samples are the best is a matter of rounding where all have the same worth, and not where they differ."""
+    subject = load_subject(export_case("default").run, export_case("default").case.export)
+    model, settings = subject.agent.model, subject.settings
+    cases = plan_cases(model, settings, subject.observations[:1, :1], action_dim=subject.spec.action_dim, seed=0)
+    assert is_decided(model, settings, *case(cases, 0, 0))
+    with torch.no_grad():
+        for parameter in model.scaled_parameters():
+            parameter.zero_()
+        (*_, bias) = model.components["reward"].parameters()
+        bias.fill_(1.0)
+    assert not is_decided(model, settings, *case(cases, 0, 0))
 
 
 def cached_graphs(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
