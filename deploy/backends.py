@@ -121,7 +121,7 @@ def awake() -> bool:
 @cache
 def _no_latency() -> IO[bytes]:
     """The wish to be woken within 0 us; the system forgets it when the file is closed, so it is kept."""
-    file = WAKING_LATENCY.open("wb", buffering=0)
+    file = open(os.open(WAKING_LATENCY, os.O_WRONLY), "wb", buffering=0)  # noqa: SIM115 - never makes a file of its own
     file.write(struct.pack("i", 0))
     return file
 

@@ -10,8 +10,9 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         if config.noise == "baked":
             graphs = _baked(graphs, cases)
         manifest = describe(subject, config, parity=compared, regret=loss, return_mean=_return(run))
-        manifest["golden"] = _golden(folder, graphs, subject, cases)
+        manifest["golden"] = _golden(folder, graphs, subject, cases, seed=config.seed)
         metadata = {"manifest": json.dumps(manifest)}
         _clear(folder, {*graphs, bundle.GOLDEN})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
@@ -170,15 +171,14 @@ def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Pari
     """On the cases, and on others until enough plans could be compared."""
     model, settings, planner = subject.agent.model, subject.settings, planner_of(folder / bundle.PLANNER, subject)
     found = parity(model, settings, cases, planner)
-    for observations in subject.more.split(subject.observations.shape[1], dim=1):
-        if found.compared < COMPARED:
-            more = plan_cases(model, settings, observations, action_dim=subject.spec.action_dim, seed=seed)
-            found = found.joined(parity(model, settings, more, planner))
+    more = _more_cases(subject, seed)
+    while found.compared < COMPARED and (others := next(more, None)):
+        found = found.joined(parity(model, settings, others, planner))
     policy = _policy_difference(folder, subject)
     if found.compared < COMPARED:
         raise BundleError(
             f"{found.undecided} of {found.plans} plans depend on how numbers are rounded: the agent values most "
-            "actions alike; train it longer"
+            "actions alike. Nothing was written; train it longer"
         )
     if not max(found.mean, policy) <= TOLERANCE:
         raise BundleError(
@@ -186,6 +186,13 @@ def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Pari
             f"{TOLERANCE}. Nothing was written; try another --opset, or report this with the versions of torch and onnx"
         )
     return dataclasses.replace(found, policy=policy)
+
+
+def _more_cases(subject: Subject, seed: int) -> Iterator[Cases]:
+    """Plans on other windows, each batch with its own noise."""
+    model, settings, action_dim = subject.agent.model, subject.settings, subject.spec.action_dim
+    for number, observations in enumerate(subject.more.split(subject.observations.shape[1], dim=1), start=1):
+        yield plan_cases(model, settings, observations, action_dim=action_dim, seed=seed + number)
 
 
 def planner_of(path: Path, subject: Subject) -> Planner:
@@ -249,11 +256,11 @@ def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list
 # Golden plans ----------------------------------------------------------------------------------------------------
 
 
-def _golden(folder: Path, graphs: Graphs, subject: Subject, cases: Cases) -> dict[str, Any]:
+def _golden(folder: Path, graphs: Graphs, subject: Subject, cases: Cases, *, seed: int) -> dict[str, Any]:
     """Write consecutive plans as every runtime should make them, and tell how they lie in the file."""
     _save(folder, graphs)
     graph = backends.load(folder / bundle.PLANNER, Runtime())
-    window = _decided_window(subject, cases)
+    cases, window = _decided_window(subject, chain([cases], _more_cases(subject, seed)))
     plans = []
     for step in range(min(GOLDEN_PLANS, len(cases.plans))):
         inputs = _planner_inputs(subject, *case(cases, step, window))
@@ -269,12 +276,19 @@ def _golden(folder: Path, graphs: Graphs, subject: Subject, cases: Cases) -> dic
     }
 
 
-def _decided_window(subject: Subject, cases: Cases) -> int:
-    """A window in which no golden plan is a matter of rounding, if there is one."""
-    steps = range(min(GOLDEN_PLANS, len(cases.plans)))
-    windows = range(cases.observations.shape[1])
+def _decided_window(subject: Subject, batches: Iterable[Cases]) -> tuple[Cases, int]:
+    """The first window in which no golden plan is a matter of rounding.
+
+    Raises:
+        BundleError: there is none.
+    """
     model, settings = subject.agent.model, subject.settings
-    return next((w for w in windows if all(is_decided(model, settings, *case(cases, s, w)) for s in steps)), 0)
+    for cases in batches:
+        steps = range(min(GOLDEN_PLANS, len(cases.plans)))
+        for window in range(cases.observations.shape[1]):
+            if all(is_decided(model, settings, *case(cases, step, window)) for step in steps):
+                return cases, window
+    raise BundleError("rounding decides some of any consecutive plans. Nothing was written; train the agent longer")
 
 
 # Files -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.backends import BackendName, Runtime, pin, prioritise
+from deploy.backends import BackendName, Runtime, pin, prioritise, stay_awake
 from deploy.bundle import BundleError
 from deploy.latency import (
     Row,
@@ -77,6 +77,8 @@ def main(arguments: list[str]) -> int:
     _check(args)
     pin(args.cores)
     prioritise(args.priority)
+    if args.awake:
+        stay_awake()
     rows, samples = [], []
     for mode in ("single", "periodic")[: 1 if args.period_ms is None else 2]:
         measured = _measure(args, mode)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,7 +44,8 @@ class SuiteArgs:
     workers: int = 0
     """Runs at a time on this machine; 0 for as many as it has cores."""
     only: tuple[str, ...] = ()
-    """Runs whose names fit one of these patterns, 'cartpole-swingup/dense-*'; every run when not given."""
+    """Runs whose names fit one of these patterns, as in a shell: 'cartpole-swingup/dense-[0-9]' ('dense-*' would be
+    dense-later-0, too); every run when not given."""
     resume: bool = False
     """Go on with a suite that was begun: finished runs are skipped, others go on from their checkpoints."""
 
@@ -57,6 +58,8 @@ class Progression:
     runs: Sequence[Run]
     chosen: Sequence[Run]
     """Those that are to be brought to their end now."""
+    failed_before: Set[str]
+    """Names of runs that failed when the suite was last worked on."""
     faults: dict[Run, str] = field(default_factory=dict)
     done: set[Run] = field(default_factory=set)
 
@@ -65,14 +68,21 @@ class Progression:
         self.done.add(run)
         if fault:
             self.faults[run] = fault
-        write_table(self.suite.folder / SUMMARY, [summary_row(each, self.status(each)) for each in self.runs])
+        self.write()
 
     def status(self, run: Run) -> str:
         """In a word."""
         if run in self.faults:
             return "failed"
-        ended = run in self.done if run in self.chosen else (run.folder / runs.SUMMARY).exists()
-        return "finished" if ended else "waiting"
+        if run in self.chosen:
+            return "finished" if run in self.done else "waiting"
+        if run.name in self.failed_before:
+            return "failed"
+        return "finished" if (run.folder / runs.SUMMARY).exists() else "waiting"
+
+    def write(self) -> None:
+        """The summary anew."""
+        write_table(self.suite.folder / SUMMARY, [summary_row(each, self.status(each)) for each in self.runs])
 
 
 def main(arguments: list[str]) -> int:
@@ -80,8 +90,11 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(SuiteArgs, args=arguments, prog="tdmpc suite")
     suite = plan.read(args.spec)
     every = plan.runs_of(suite)
-    progression = Progression(suite, every, _chosen(every, args.only))
+    chosen = _chosen(every, args.only)
     _take_up(suite, args)
+    progression = Progression(suite, every, chosen, _failed(suite.folder / SUMMARY))
+    progression.write()
+    log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
     with _cluster(args, suite):
         _train_all(progression)
         _follow_up(progression)
@@ -107,7 +120,15 @@ def _take_up(suite: Suite, args: SuiteArgs) -> None:
             "or give the suite another name or output"
         )
     suite.folder.mkdir(parents=True, exist_ok=True)
-    write_table(suite.folder / SUMMARY, [summary_row(run, "waiting") for run in plan.runs_of(suite)])
+
+
+def _failed(summary: Path) -> set[str]:
+    """Names of the runs that failed, as the last summary tells."""
+    if not summary.exists():
+        return set()
+    with summary.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {f"{row['task']}/{row['method']}-{row['seed']}" for row in rows if row["status"] == "failed"}
 
 
 # On Ray ----------------------------------------------------------------------------------------------------------
@@ -205,8 +226,8 @@ def carry_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | 
     Returns:
         What went wrong; empty where nothing did.
     """
-    if source_fault:
-        return f"{run.source} is not there to be pruned"
+    if source_fault or (run.source and not (run.source / runs.SUMMARY).exists()):
+        return f"{run.source} is not there to be pruned: it has not come to its end"
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     if not (run.folder / runs.SUMMARY).exists():
         begun = (run.folder / runs.CONFIG).exists()
@@ -312,7 +333,7 @@ def _figures(path: Path, prefix: str) -> dict[str, Any]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as CSV, all columns that any of them has; a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
         table.writeheader()

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import logging
 import signal
 from collections.abc import Iterator
@@ -173,8 +174,16 @@ def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
     parts = {name: to_json(part) for name, part in (("config", args.config), ("spec", spec), ("prune", args.prune))}
-    # Now: by the end of a run its checkout may have moved on.
-    runs.write_json(folder / runs.CONFIG, {**parts, "revision": runs.revision()})
+    runs.write_json(folder / runs.CONFIG, {**parts, "revision": _revision(folder)})
+
+
+def _revision(folder: Path) -> str | None:
+    """The commit that a run begins with, and each other one that it goes on with: ``1a2b3c4, then 5d6e7f8``."""
+    now, path = runs.revision(), folder / runs.CONFIG
+    before = json.loads(path.read_text()).get("revision") if path.exists() else None
+    if before is None or now is None:
+        return before or now
+    return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
 
 
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:

@@ -183,7 +183,8 @@ def _outcome(entry: Entry) -> dict[str, Any]:
         figures = {name: found[name] for name in (*OF_SUMMARY, *OF_MACHINE)}
     with _reading(entry.folder / runs.CONFIG) as path:
         begun = _json(path)
-        return {**figures, **spent, "compiled": begun["config"]["compile"], "revision": begun.get("revision")}
+        revision = begun.get("revision") or summary.get("revision")  # some runs told it when they ended
+        return {**figures, **spent, "compiled": begun["config"]["compile"], "revision": revision}
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

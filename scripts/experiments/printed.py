@@ -50,7 +50,7 @@ def timings(path: Path) -> str:
                 *("-" if row[time] is None else f"{row[time]:.1f}" for time in TIMES),
                 *(f"1/{agent / row['p50_ms']:.3g}" if agent else "", _late(row)),
                 *("" if row[name] is None else f"{row[name]:g}" for name in ("deadline_ms", "priority")),
-                *("yes" if row["awake"] else "", f"{row['load_before']:.2g}", f"{row['stolen_ms'] or 0:g}"),
+                *("yes" if row["awake"] else "", f"{row['load_before']:.2g}", _stolen(row)),
             )
             for row in rows
         ]
@@ -62,6 +62,10 @@ def timings(path: Path) -> str:
         *("deadline, ms", "priority", "awake", "load average", "stolen, ms"),
     )
     return f"{markdown(header, lines)}\n\n{'; '.join(sorted(machines))}."
+
+
+def _stolen(row: dict[str, Any]) -> str:
+    return "-" if row["stolen_ms"] is None else f"{row['stolen_ms']:g}"
 
 
 def _late(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -137,18 +138,18 @@ def test_a_priority_that_is_not_to_be_had_is_said() -> None:
 
 def test_cores_are_kept_awake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The wish for no waking latency stands as long as the process; where it cannot be told, it is said."""
-    backends._no_latency.cache_clear()
-    monkeypatch.setattr(backends, "WAKING_LATENCY", tmp_path / "absent" / "latency")
-    with pytest.raises(BundleError, match=r"cannot keep the cores awake.*absent/latency"):
+    device = tmp_path / "latency"
+    monkeypatch.setattr(backends, "WAKING_LATENCY", device)
+    monkeypatch.setattr(backends, "_no_latency", cache(backends._no_latency.__wrapped__))
+    with pytest.raises(BundleError, match=r"cannot keep the cores awake.*/latency"):
         backends.stay_awake()
-    assert not backends.awake()
-    monkeypatch.setattr(backends, "WAKING_LATENCY", tmp_path / "latency")
+    assert not backends.awake() and not device.exists()
+    device.touch()
     backends.stay_awake()
     backends.stay_awake()
-    assert backends.awake() and (tmp_path / "latency").read_bytes() == bytes(4)
+    assert backends.awake() and device.read_bytes() == bytes(4)
     assert not backends._no_latency().closed
     backends._no_latency().close()
-    backends._no_latency.cache_clear()
 
 
 @pytest.mark.slow

@@ -321,9 +321,10 @@ def test_what_cannot_work_is_refused_at_once(export_case: ExportCase, tmp_path: 
         export(exported.run, tmp_path / "bundle", ExportConfig(elites=999))
 
 
-def test_validation_compares_every_decision(exported: Exported) -> None:
+def test_validation_compares_every_decision(exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
     """In its own environment a bundle decides as its agent does, and returns are those of whole episodes."""
     found = validate(exported.folder, ONE, run=exported.run, episodes=2)
+    assert not caplog.records, "a bundle of this version has no settings of another one"
     assert found.max_action_difference <= 1e-5 and found.undecided <= 0.05 * found.decisions
     assert found.precision == "fp32" and found.golden_deviation <= 1e-5
     assert len(found.bundle_returns) == len(found.torch_returns) == 2

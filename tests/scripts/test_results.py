@@ -344,7 +344,7 @@ def test_timings_are_shown_as_printed(
         "priority": 50,
         "awake": True,
     }
-    small = {**agent, **late, "bundle": "small", "backend": "onnxruntime", "p50_ms": 12.0}
+    small = {**agent, **late, "bundle": "small", "backend": "onnxruntime", "p50_ms": 12.0, "stolen_ms": None}
     readme = page(tmp_path, "timings latency/two.json")
     file = tmp_path / "results" / "latency" / "two.json"
     file.parent.mkdir(parents=True)
@@ -352,7 +352,7 @@ def test_timings_are_shown_as_printed(
     assert render(tmp_path) == 0
     shown = readme.read_text()
     assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  | 0.5 | 20 |" in shown
-    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes | 0.5 | 20 |" in shown
+    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes | 0.5 | - |" in shown
     assert shown.count("a processor, 2 cores, threads: 1.") == 1
     for wrong in ("[]", "[{}]", "{"):
         file.write_text(wrong)

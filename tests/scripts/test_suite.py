@@ -90,7 +90,7 @@ def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fail
 
     part = subprocess.run([*command, "--resume", "--only", "*/good-1"], cwd=ROOT, stderr=subprocess.PIPE, check=False)
     assert part.returncode == 0, part.stderr
-    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["finished", "waiting", "finished", "waiting"]
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["finished", "failed", "finished", "failed"]
     assert "no run is called so" in fails("suite", str(spec), "--resume", "--only", "*/better-*")
 
 
@@ -113,9 +113,13 @@ def test_a_step_s_output_is_whole_or_not_there(trained: Path, tmp_path: Path) ->
 
 
 def test_what_has_no_source_is_not_pruned(tmp_path: Path) -> None:
-    """A run that prunes a failed one fails without being begun."""
+    """A run that prunes one that failed, or is not finished, fails without being begun."""
     run = run_in(tmp_path / "run", "prune").model_copy(update={"source": tmp_path / "source"})
-    assert carry_out(run, {}, "it failed") == f"{tmp_path / 'source'} is not there to be pruned"
+    (tmp_path / "source").mkdir()
+    runs.write_json(tmp_path / "source" / runs.SUMMARY, {})
+    assert f"{tmp_path / 'source'} is not there to be pruned" in carry_out(run, {}, "it failed")
+    (tmp_path / "source" / runs.SUMMARY).unlink()
+    assert f"{tmp_path / 'source'} is not there to be pruned" in carry_out(run, {}, None)
     assert not run.folder.exists()
 
 

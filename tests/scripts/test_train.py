@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from compression.config import PruneConfig
 from scripts.main import main
 from scripts.report import PAGE
-from scripts.train import CHANGEABLE, parse
+from scripts.train import CHANGEABLE, _revision, parse
 from tdmpc import checkpoint, runs
 from tdmpc.config import to_json
 from tdmpc.metrics import read_rows
@@ -61,6 +61,16 @@ def test_a_run_leaves_its_record(trained: Path) -> None:
     assert rows[-1]["return_mean"] == summary["return_mean"] and rows[-1]["return_std"] == summary["return_std"]
     assert imread(trained / runs.CURVE).shape[:2] == (920, 1400)
     assert imread(trained / runs.PANELS).std() > 0
+
+
+def test_a_run_tells_every_commit_that_made_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run that goes on with another commit tells both, in their order, and one with the same tells it once."""
+    told: list[Any] = []
+    for revision in (None, "aaa", "aaa", "bbb", None, "bbb", "aaa"):
+        monkeypatch.setattr(runs, "revision", lambda now=revision: now)
+        told.append(_revision(tmp_path))
+        runs.write_json(tmp_path / runs.CONFIG, {"revision": told[-1]})
+    assert told == [None, "aaa", "aaa", *["aaa, then bbb"] * 3, "aaa, then bbb, then aaa"]
 
 
 def test_settings_are_written_resolved(trained: Path) -> None:
