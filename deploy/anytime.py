@@ -47,7 +47,7 @@ class Anytime:
         refine: Graph,
         *,
         priority: int | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Plan with these graphs, in a thread of this priority (``deploy.backends.prioritise``)."""
         self._start, self._refine, self._clock = start, refine, clock

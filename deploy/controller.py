@@ -152,13 +152,17 @@ class Controller:
         self._sensed: Arrays | None = None
         self._action: np.ndarray | None = None
 
-    def act(self, observation: Any, *, measured_at: float | None = None) -> np.ndarray:
+    def act(
+        self, observation: Any, *, measured_at: float | None = None, released_at: float | None = None
+    ) -> np.ndarray:
         """The action for an observation, ``Float32[A]`` in the actuators' units.
 
         Args:
             observation: as the environment gives it: an array, or a nested mapping or tuple of arrays, whose parts are
                 named as in the manifest.
             measured_at: when it was measured, in seconds of ``time.monotonic``; its age is not checked when not given.
+            released_at: when this decision was due, on the same clock: the deadline runs from there, so that what a
+                loop was woken late is made good. From this call on when not given.
 
         Raises:
             ControlFault: there is nothing to act on, and the fault policy is ``raise``.
@@ -169,7 +173,7 @@ class Controller:
         try:
             self._check_age(entered, measured_at)
             self._sensed = sense(observation, self.bundle.sensors)
-            self._action = self._plan(entered)
+            self._action = self._plan(entered if released_at is None else min(entered, released_at))
         except ControlFault as fault:
             self.counters.faults[fault.fault] += 1
             if self._on_fault == "raise":
@@ -200,13 +204,13 @@ class Controller:
         if not age_ms <= self._max_age_ms:  # NaN is stale too
             raise ControlFault(Fault.STALE, f"the observation is {age_ms:.1f} ms old, allowed are {self._max_age_ms}")
 
-    def _plan(self, entered: float) -> np.ndarray:
+    def _plan(self, begun: float) -> np.ndarray:
         """The first action of a new plan, or what an older one has for this decision."""
         if self._anytime is None:
             result = self._graphs[bundle.PLANNER](self._inputs() | self._draw())
             iterations = self.bundle.iterations
             return self._adopt(self._decision, iterations, result["action"], result["new_mean"], float(result["value"]))
-        return self._plan_until(self._anytime, entered + (self._deadline_ms or 0.0) / 1000)
+        return self._plan_until(self._anytime, begun + (self._deadline_ms or 0.0) / 1000)
 
     def _plan_until(self, anytime: Anytime, until: float) -> np.ndarray:
         if anytime.is_free(until):

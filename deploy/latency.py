@@ -41,9 +41,7 @@ class Clock(NamedTuple):
     """How often another process took the processor from a thread of this one."""
 
 
-CLOCK = Clock(
-    time.perf_counter, time.process_time, time.sleep, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-)
+CLOCK = Clock(time.monotonic, time.process_time, time.sleep, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
 
 
 @dataclass
@@ -52,7 +50,8 @@ class Subject:
 
     facts: Row
     """What is known before: bundle, backend, precision, threads, multiply-adds, ..."""
-    decide: Callable[[], object]
+    decide: Callable[[float | None], object]
+    """Given when the decision was due, if it was due at a time."""
     wall_s: list[list[float]] = field(default_factory=list)
     """Of each call, round by round; in periodic mode from the release on."""
     cpu_s: float = 0.0
@@ -76,7 +75,7 @@ def single_stream(
             cpu, preemptions, begun = clock.cpu(), clock.preemptions(), clock.wall()
             while len(times) < calls / ROUNDS or clock.wall() - begun < seconds / ROUNDS:
                 entered = clock.wall()
-                subject.decide()
+                subject.decide(None)
                 times.append(clock.wall() - entered)
             subject.cpu_s += clock.cpu() - cpu
             subject.preemptions += clock.preemptions() - preemptions
@@ -103,7 +102,7 @@ def _timetable(subject: Subject, period_s: float, periods: int, clock: Clock) ->
         while (ahead := release - clock.wall()) > 0:
             clock.sleep(ahead)
         entered, cpu, preemptions = clock.wall(), clock.cpu(), clock.preemptions()
-        subject.decide()
+        subject.decide(release)
         ended = clock.wall()
         subject.cpu_s += clock.cpu() - cpu
         subject.preemptions += clock.preemptions() - preemptions
@@ -120,7 +119,7 @@ def _timetable(subject: Subject, period_s: float, periods: int, clock: Clock) ->
 def _warm_up(subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         for _ in range(WARM_UP):
-            subject.decide()
+            subject.decide(None)
 
 
 # What was measured ------------------------------------------------------------------------------------------------
@@ -259,10 +258,10 @@ def controller_subject(folder: Path, runtime: Runtime, *, deadline_ms: float | N
     observations = golden_observations(controller.bundle)
     calls = 0
 
-    def decide() -> object:
+    def decide(released_at: float | None) -> object:
         nonlocal calls
         calls += 1
-        return controller.act(observations[calls % len(observations)])
+        return controller.act(observations[calls % len(observations)], released_at=released_at)
 
     files = controller.bundle.manifest["files"]
     facts = {

@@ -49,4 +49,4 @@ def torch_subject(
         "return_mean": None,
         "model": str(run),
     }
-    return Subject(facts, lambda: actor.act(observation, step=step, explore=False))
+    return Subject(facts, lambda _: actor.act(observation, step=step, explore=False))

@@ -1,6 +1,7 @@
 """Laws of planning until time is up: as much as fits, an answer in any case, and nothing computed in vain."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_late_from_the_start_is_a_fault(described: Bundle, observation: dict[str
     gate = Gate()
     with controlled(described, gate, deadline_ms=1.0) as (controller, _):
         assert controller.act(observation).tolist() == [0.0, 0.5]
+        gate.opened.set()
+    assert controller.counters.faults[Fault.LATE] == 1
+
+
+def test_a_deadline_runs_from_the_release(described: Bundle, observation: dict[str, Any]) -> None:
+    """Of a decision that was due before, only what is left of its deadline is spent."""
+    gate = Gate()
+    with controlled(described, gate, deadline_ms=600_000.0) as (controller, _):
+        assert controller.act(observation, released_at=time.monotonic() - 601).tolist() == [0.0, 0.5]
         gate.opened.set()
     assert controller.counters.faults[Fault.LATE] == 1
 

@@ -30,7 +30,7 @@ class Time:
         """Decides in these times, over and over; the warm-up is immediate."""
         calls = -WARM_UP
 
-        def decide() -> None:
+        def decide(released_at: float | None) -> None:
             nonlocal calls
             if calls >= 0:
                 self.now += durations[calls % len(durations)]
@@ -57,7 +57,7 @@ def test_single_stream_is_long_enough(time: Time) -> None:
 def test_subjects_take_turns(time: Time) -> None:
     """A slow change of the machine hits all subjects alike: each is timed in every round before the next begins."""
     turns: list[str] = []
-    subjects = [Subject(dict(FACTS), lambda name=name: turns.append(name)) for name in "ab"]
+    subjects = [Subject(dict(FACTS), lambda _, name=name: turns.append(name)) for name in "ab"]
     single_stream(subjects, calls=ROUNDS, seconds=0.0, clock=time.clock)
     assert "".join(turns[2 * WARM_UP :]) == "ab" * ROUNDS
 
@@ -137,7 +137,7 @@ def test_preemptions_are_those_of_the_calls(time: Time, measure: Callable[..., N
         taken += 100
         time.sleep(seconds)
 
-    def decide() -> None:
+    def decide(released_at: float | None) -> None:
         nonlocal taken
         taken += 1
         time.now += 0.001
@@ -147,6 +147,17 @@ def test_preemptions_are_those_of_the_calls(time: Time, measure: Callable[..., N
     settings = {"calls": 50, "seconds": 0.0} if measure is single_stream else {"period_s": 0.01, "periods": 50}
     measure([subject], clock=clock, **settings)
     assert subject.preemptions == 50
+
+
+def test_a_controller_is_told_when_it_was_due(time: Time) -> None:
+    """At a period every call knows its release, one after the other there is none."""
+    due: list[float | None] = []
+    subject = Subject(dict(FACTS), due.append)
+    periodic([subject], period_s=0.5, periods=5, clock=time.clock)
+    assert due[WARM_UP:] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5])
+    due.clear()
+    single_stream([subject], calls=5, seconds=0.0, clock=time.clock)
+    assert due == [None] * (WARM_UP + 5)
 
 
 @pytest.mark.parametrize(("policy", "told"), [(os.SCHED_FIFO, 50), (os.SCHED_OTHER, None)])
