@@ -51,7 +51,10 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
                 )
                 writer.send(None)
             _check(frame, shape)
-            writer.send(_even(frame).tobytes())
+            try:
+                writer.send(_even(frame).tobytes())
+            except OSError as error:  # ffmpeg has ended already
+                raise OSError(f"video {path} could not be written (disk full?)") from error
     finally:
         if writer is not None:
             writer.close()
