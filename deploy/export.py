@@ -73,10 +73,12 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         if config.precision == "int8":
             graphs |= _in_int8(folder, graphs, subject, cases)
             loss = _judge(folder, subject, cases, config)
+        choice = chain([cases], _more_cases(subject, config.seed))
         if config.noise == "baked":
-            graphs = _baked(graphs, cases)
+            draws = case(cases, 0, 0)[2]
+            graphs, choice = _baked(graphs, draws), (_with_draws(others, draws) for others in choice)
         manifest = describe(subject, config, parity=compared, regret=loss, return_mean=_return(run))
-        manifest["golden"] = _golden(folder, graphs, subject, cases, seed=config.seed)
+        manifest["golden"] = _golden(folder, graphs, subject, choice)
         metadata = {"manifest": json.dumps(manifest)}
         _clear(folder, {*graphs, bundle.GOLDEN})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
@@ -157,10 +159,9 @@ def _in_int8(folder: Path, graphs: Graphs, subject: Subject, cases: Cases) -> Gr
     return small
 
 
-def _baked(graphs: Graphs, cases: Cases) -> Graphs:
+def _baked(graphs: Graphs, draws: PlanNoise) -> Graphs:
     """The graphs of a controller that draws nothing; one iteration alone cannot know which draws are its own."""
-    noise = case(cases, 0, 0)[2]
-    values = {"noise_samples": noise.samples.numpy(), "noise_policy": noise.policy.numpy()}
+    values = {"noise_samples": draws.samples.numpy(), "noise_policy": draws.policy.numpy()}
     return {bundle.PLANNER: bake(graphs[bundle.PLANNER], values), bundle.POLICY: graphs[bundle.POLICY]}
 
 
@@ -193,6 +194,12 @@ def _more_cases(subject: Subject, seed: int) -> Iterator[Cases]:
     model, settings, action_dim = subject.agent.model, subject.settings, subject.spec.action_dim
     for number, observations in enumerate(subject.more.split(subject.observations.shape[1], dim=1), start=1):
         yield plan_cases(model, settings, observations, action_dim=action_dim, seed=seed + number)
+
+
+def _with_draws(cases: Cases, draws: PlanNoise) -> Cases:
+    """The same places, every plan on the same noise."""
+    alike = PlanNoise(*(each.unsqueeze(-3).expand_as(other) for each, other in zip(draws, cases.noise[0], strict=True)))
+    return cases._replace(noise=[alike] * len(cases.noise))
 
 
 def planner_of(path: Path, subject: Subject) -> Planner:
@@ -256,11 +263,11 @@ def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list
 # Golden plans ----------------------------------------------------------------------------------------------------
 
 
-def _golden(folder: Path, graphs: Graphs, subject: Subject, cases: Cases, *, seed: int) -> dict[str, Any]:
+def _golden(folder: Path, graphs: Graphs, subject: Subject, choice: Iterable[Cases]) -> dict[str, Any]:
     """Write consecutive plans as every runtime should make them, and tell how they lie in the file."""
     _save(folder, graphs)
     graph = backends.load(folder / bundle.PLANNER, Runtime())
-    cases, window = _decided_window(subject, chain([cases], _more_cases(subject, seed)))
+    cases, window = _decided_window(subject, choice)
     plans = []
     for step in range(min(GOLDEN_PLANS, len(cases.plans))):
         inputs = _planner_inputs(subject, *case(cases, step, window))

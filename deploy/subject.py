@@ -14,7 +14,7 @@ from deploy.bundle import BundleError
 from deploy.graphs import Settings
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
-from tdmpc.config import Linear, TrainConfig, check
+from tdmpc.config import ConfigError, Linear, TrainConfig, check
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
 from tdmpc.state import below
@@ -103,7 +103,10 @@ def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings
     asked.setdefault("horizon", min(planner.horizon, int(planner.horizon_schedule(step))))
     fixed = {"horizon_schedule": Linear(asked["horizon"], asked["horizon"], 0), "std": Linear(std, std, 0)}
     planner = dataclasses.replace(planner, **asked, **fixed)
-    check(dataclasses.replace(trained, planner=planner))
+    try:
+        check(dataclasses.replace(trained, planner=planner))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--planner.", "--")) from error
     return Settings(planner, std, trained.loss.discount)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -42,7 +43,7 @@ class SuiteArgs:
     """A Ray cluster, for example ``auto`` or ``ray://host:10001``; its machines share this file system. Processes of
     this machine when not given."""
     workers: int = 0
-    """Runs at a time on this machine; 0 for as many as it has cores."""
+    """Runs at a time on this machine; 0 for as many as its cores allow."""
     only: tuple[str, ...] = ()
     """Runs whose names fit one of these patterns, as in a shell: 'cartpole-swingup/dense-[0-9]' ('dense-*' would be
     dense-later-0, too); every run when not given."""
@@ -148,9 +149,7 @@ def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
             if name in os.environ
         },
     }
-    local = (
-        {} if args.address else {"num_cpus": args.workers or len(os.sched_getaffinity(0)), "include_dashboard": False}
-    )
+    local = {} if args.address else {"num_cpus": _cores(args, suite), "include_dashboard": False}
     ray.init(
         address=args.address or "local",
         runtime_env={"env_vars": settings},
@@ -159,9 +158,16 @@ def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
         **local,
     )
     try:
+        if local and suite.gpus > ray.cluster_resources().get("GPU", 0):
+            raise ConfigError(f"a run of this suite takes {suite.gpus:g} GPUs, and this machine has fewer: see gpus")
         yield
     finally:
         ray.shutdown()
+
+
+def _cores(args: SuiteArgs, suite: Suite) -> int:
+    """How many cores Ray may hand out here: a run that takes more than there are gets those there are, alone."""
+    return math.ceil(args.workers * suite.cpus) or max(len(os.sched_getaffinity(0)), math.ceil(suite.cpus))
 
 
 def _ray() -> Any:

@@ -17,7 +17,7 @@ from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
-from deploy.export import export
+from deploy.export import GOLDEN_PLANS, export
 from deploy.graphs import TILE, in_tiles
 from deploy.parity import Parity, case, is_decided, parity, plan_cases
 from deploy.parity import plan as planned
@@ -263,6 +263,8 @@ def test_baked_noise_is_the_same_in_every_plan(
     """With baked noise the seed is nothing to the planner, and planning within deadlines is refused."""
     exported = export_case("default")
     cached_graphs(exported, monkeypatch)
+    judged: list[PlanNoise] = []
+    monkeypatch.setattr(deploy.export, "is_decided", lambda *given: not judged.append(given[-1]))
     manifest = export(exported.run, tmp_path / "bundle", ExportConfig(noise="baked"))
     controller = Controller.load(tmp_path / "bundle")
     (sensed, _), *_ = walk(exported, 1)
@@ -271,6 +273,7 @@ def test_baked_noise_is_the_same_in_every_plan(
         controller.reset(seed=seed)
         actions.append(controller.act(sensed).tolist())
     assert actions[0] == actions[1]
+    assert len(judged) == GOLDEN_PLANS and all(map(torch.equal, judged[0], noise) for noise in judged)
     assert manifest["noise"]["inputs"] == {} and golden_deviation(controller.bundle, ONE) <= 1e-5
     with pytest.raises(BundleError, match="export with --noise input to plan within deadlines"):
         Controller.load(tmp_path / "bundle", deadline_ms=5.0)
@@ -317,7 +320,7 @@ def test_what_cannot_work_is_refused_at_once(export_case: ExportCase, tmp_path: 
     with pytest.raises(BundleError, match="never overwritten"):
         export(exported.run, exported.folder, ExportConfig())
     assert {path: path.read_bytes() for path in exported.folder.iterdir()} == before
-    with pytest.raises(ConfigError, match=r"--planner.elites must be at most the 28 candidates"):
+    with pytest.raises(ConfigError, match=r"^--elites must be at most the 28 candidates"):
         export(exported.run, tmp_path / "bundle", ExportConfig(elites=999))
 
 

@@ -32,6 +32,7 @@ def write_suite(path: Path, *, env_steps: int) -> Path:
         seeds = [0, 1]
         output = "{path.parent / "out"}"
         options = "{TRAIN} --checkpoint-every=20"
+        cpus = 1.5
         [tasks]
         Pendulum-v1 = ""
         [methods]
@@ -92,6 +93,14 @@ def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fail
     assert part.returncode == 0, part.stderr
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["finished", "failed", "finished", "failed"]
     assert "no run is called so" in fails("suite", str(spec), "--resume", "--only", "*/better-*")
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_asked_for_in_vain(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A suite whose runs take more GPUs than the machine has says so, rather than waiting for them."""
+    spec = write_suite(tmp_path / "try.toml", env_steps=400)
+    spec.write_text(spec.read_text().replace("cpus = 1.5", "gpus = 64"))
+    assert "takes 64 GPUs" in fails("suite", str(spec))
 
 
 def run_in(folder: Path, *begin: str) -> Run:
