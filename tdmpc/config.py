@@ -183,8 +183,9 @@ def _reference(env_id: str) -> TrainConfig:
 
 def _default(env_id: str) -> TrainConfig:
     reference = _reference(env_id)
-    width = (128, 128)
-    std = reference.planner.std if env_id.startswith(MOVING_GOALS) else Linear(0.5, 0.05, 5_000)
+    width, goal_moves = (128, 128), env_id.startswith(MOVING_GOALS)
+    std = reference.planner.std if goal_moves else Linear(0.5, 0.05, 5_000)
+    discount = 0.95 if goal_moves else reference.loss.discount
     return dataclasses.replace(
         reference,
         random_steps=500,
@@ -193,6 +194,7 @@ def _default(env_id: str) -> TrainConfig:
             latent=reference.model.latent, dynamics=width, reward=width, termination=width, policy=width, value=width
         ),
         planner=dataclasses.replace(reference.planner, horizon=3, std=std, horizon_schedule=Linear(3, 3, 0)),
+        loss=dataclasses.replace(reference.loss, discount=discount),
     )
 
 
@@ -200,7 +202,8 @@ LARGE_BODIES = {"dm_control/humanoid-": (100, 12), "dm_control/dog-": (100, 8)}
 """Latent width and planner iterations of the published setting for many-jointed bodies."""
 
 MOVING_GOALS = ("dm_control/reacher-",)
-"""Each episode has another goal, without a reward far from it: exploration is needed for as long as published."""
+"""Each episode has another goal, without a reward far from it: exploration is needed for as long as published, and a
+lower discount, with which values rise steeply towards goals not met before (docs/algorithm.md)."""
 
 PRESETS: dict[PresetName, Callable[[str], TrainConfig]] = {"default": _default, "reference": _reference}
 
