@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -73,6 +74,8 @@ class BenchArgs:
     calls: int = 5
     """Plans and updates of each setting in a round."""
     device: str = "cpu"
+    profile: Path | None = None
+    """Then look where the time goes, operator by operator and kernel by kernel, and write it to this text file."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
 
@@ -129,6 +132,14 @@ class Bench:
             torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - started)
 
+    def profile(self, calls: int) -> str:
+        """Operators and compiled kernels of plans and of updates, by the time that each takes itself."""
+        self.pruning.watch(False)
+        return "\n".join(
+            f"{self.setting}, {self.agent.precision}: {calls} calls of {name}\n{_profiled(call, calls)}"
+            for name, call in (("plan", self._plan), ("update", self._update))
+        )
+
     def row(self) -> dict[str, Any]:
         """The figures."""
         plan, update = float(np.median(self.plan_ms)), float(np.median(self.update_ms))
@@ -153,6 +164,13 @@ class Bench:
         }
 
 
+def _profiled(call: Callable[[], None], calls: int) -> str:
+    with torch.profiler.profile() as profile:
+        for _ in range(calls):
+            call()
+    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=100)
+
+
 def synthetic_batch(config: TrainConfig) -> Batch:
     """A batch of the right shapes; times do not depend on what is in it."""
     steps, batch = config.loss.horizon, config.batch_size
@@ -173,8 +191,14 @@ def main(arguments: list[str]) -> int:
     unknown = sorted(set(args.setting) - SETTINGS.keys())
     if unknown:
         raise ConfigError(f"there is no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    if args.profile and not args.profile.absolute().parent.is_dir():
+        raise ConfigError(f"--profile {args.profile}: its folder is not there, make it first")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.profile and args.compile:
+        from torch._inductor import config
+
+        config.cpp.enable_kernel_profile = True
     before = os.getloadavg()[0]
     benches = [Bench(setting, precision, args) for setting in args.setting for precision in args.precision]
     for bench in benches:
@@ -190,6 +214,8 @@ def main(arguments: list[str]) -> int:
         "load_after": round(os.getloadavg()[0], 2),
     }
     rows = [{**bench.row(), **machine} for bench in benches]
+    if args.profile:
+        args.profile.write_text("\n".join(bench.profile(args.calls) for bench in benches))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -45,3 +45,9 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table; a bar in a cell is escaped."""
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def without_empty(header: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines without the columns in which no line says anything."""
+    told = [place for place in range(len(header)) if any(line[place] for line in lines)]
+    return [header[place] for place in told], [[line[place] for place in told] for line in lines]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.experiments.archive import ResultsError
-from scripts.experiments.pages import markdown
+from scripts.experiments.pages import markdown, without_empty
 
 Printed = list[dict[str, Any]]
 
@@ -21,20 +21,23 @@ def _printed_by(command: str, path: Path) -> Iterator[Printed]:
         raise ResultsError(f"{path} is not what {command} prints: {type(error).__name__}: {error}") from error
 
 
+BENCHED = ("plan_ms_p50", "update_ms_p50", "watched_update_ms_p50", "event_ms_p50")
+
+
 def bench(path: Path) -> str:
-    """Milliseconds of a plan and of an update."""
+    """Milliseconds of a plan, of an update, also with its gradients watched, and of a pruning event."""
     with _printed_by("tdmpc bench --json", path) as rows:
         lines = [
             (
                 *(f"`{row['setting']}`", row["precision"], "yes" if row["compiled"] else "", str(row["threads"])),
-                *(f"{row[name]:.1f}" for name in ("plan_ms_p50", "update_ms_p50")),
+                *(f"{row[name]:.1f}" for name in BENCHED),
                 *(f"{row['decisions_per_s']:.1f}", f"{row['load_before']:g} to {row['load_after']:g}"),
                 *(row["processor"], row["torch"]),
             )
             for row in rows
         ]
-    header = ("setting", "precision", "compiled", "threads", "plan, ms", "update, ms", "decisions/s", "load average")
-    return markdown((*header, "processor", "torch"), lines)
+    header = ("setting", "precision", "compiled", "threads", "plan, ms", "update", "watched update", "pruning event")
+    return markdown(*without_empty((*header, "decisions/s", "load average", "processor", "torch"), lines))
 
 
 TIMES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
@@ -51,6 +54,7 @@ def timings(path: Path) -> str:
                 *(f"1/{agent / row['p50_ms']:.3g}" if agent else "", _late(row)),
                 *("" if row[name] is None else f"{row[name]:g}" for name in ("deadline_ms", "priority")),
                 *("yes" if row["awake"] else "", f"{row['load_before']:.2g}", _stolen(row)),
+                "yes" if row["contended"] else "",
             )
             for row in rows
         ]
@@ -59,9 +63,9 @@ def timings(path: Path) -> str:
             raise ValueError("no rows")
     header = (
         *("controller", "runtime", "multiply-adds", "p50, ms", "p99", "p99.9", "max", "of the agent's", "late"),
-        *("deadline, ms", "priority", "awake", "load average", "stolen, ms"),
+        *("deadline, ms", "priority", "awake", "load average", "stolen, ms", "contended"),
     )
-    return f"{markdown(header, lines)}\n\n{'; '.join(sorted(machines))}."
+    return f"{markdown(*without_empty(header, lines))}\n\n{'; '.join(sorted(machines))}."
 
 
 def _stolen(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from deploy.percentiles import upper_bound
 from scripts.experiments import archive, printed
 from scripts.experiments.archive import Row, number, read_table
 from scripts.experiments.estimates import Estimate, correlation, interquartile_mean, mean
-from scripts.experiments.pages import markdown
+from scripts.experiments.pages import markdown, without_empty
 from tdmpc.figures import PUBLISHED
 
 BASELINE = "dense"
@@ -19,6 +19,11 @@ BASELINE = "dense"
 
 def returns(path: Path) -> str:
     """What each method learned, over its seeds, beside the published return at as many environment steps."""
+    return learned(path) + _unfinished(read_table(path, "task", "method", "seed", "status"))
+
+
+def learned(path: Path) -> str:
+    """The same without what has no result, as a first page has it."""
     rows = read_table(path, "task", "method", "seed", "status", "return_mean", "env_steps")
     lines = [
         (
@@ -28,7 +33,7 @@ def returns(path: Path) -> str:
         for (task, method, steps), some in _by(_finished(rows), "task", "method", "env_steps").items()
     ]
     header = ("task", "method", "environment steps", "mean [95 %]", "IQM [95 %]", "each seed", "published")
-    return markdown(header, lines) + _unfinished(rows)
+    return markdown(header, lines)
 
 
 def commands(path: Path) -> str:
@@ -70,13 +75,13 @@ def _pruning(path: Path) -> list[Sequence[str]]:
     groups = _by(_finished(rows), "task", "method")
     header = (
         *("task", "method", "seeds", "multiply-adds of a plan", "parameters", "return, mean [95 %]", "IQM [95 %]"),
-        *("of dense", "training, min", "decisions/s at the end"),
+        *("of dense, same seeds", "training of the quickest, min", "decisions/s at the end"),
     )
     lines = [
         (
             *(task, method, str(len(some)), _left(some, dense := groups.get((task, BASELINE)), "planning_macs")),
             *(_left(some, dense, "parameters"), *_estimates(_numbers(some, "return_mean"))),
-            *(_kept(some, dense), _mean_of(some, "wall_s", 60), _mean_of(some, DECISIONS[1])),
+            *(_kept(some, dense), _quickest(some), _mean_of(some, DECISIONS[1])),
         )
         for (task, method), some in groups.items()
     ]
@@ -90,8 +95,17 @@ def _left(rows: Sequence[Row], dense: Sequence[Row] | None, name: str) -> str:
 
 
 def _kept(rows: Sequence[Row], dense: Sequence[Row] | None) -> str:
-    whole = np.mean(_numbers(dense, "return_mean")) if dense else 0.0
-    return _share(np.mean(_numbers(rows, "return_mean")) / whole) if whole > 0 else ""
+    """Return beside the dense method's, over the seeds that both have."""
+    whole = {row["seed"]: number(row, "return_mean") for row in dense or ()}
+    both = [row for row in rows if row["seed"] in whole]
+    total = sum(whole[row["seed"]] for row in both)
+    return _share(sum(_numbers(both, "return_mean")) / total) if total > 0 else ""
+
+
+def _quickest(rows: Sequence[Row]) -> str:
+    """Minutes; other work on the machine only ever makes a run slower."""
+    found = _known(rows, "wall_s")
+    return _figure(min(found) / 60) if found else ""
 
 
 def steps(path: Path) -> str:
@@ -136,24 +150,27 @@ def movement(path: Path) -> str:
 
 def deployment(path: Path) -> str:
     """How quick and how good controllers are: medians over seeds of p50, the worst p99, all misses together."""
-    rows = read_table(path, "task", "method", "backend", "precision", "threads", "mode", "p50_ms", "p99_ms")
+    rows = read_table(
+        path, "task", "method", "backend", "precision", "threads", "mode", "p50_ms", "p99_ms", "contended"
+    )
     lines = []
     for name, some in _by(rows, "task", "method", "bundle", "backend", "precision", "threads").items():
         single = [row for row in some if row["mode"] == "single"]
         periodic = [row for row in some if row["mode"] == "periodic"]
         p50, p99 = _known(single, "p50_ms"), _known(single, "p99_ms")
-        result = _known(single, "return_mean")
+        result, crowded = _known(single, "return_mean"), [row for row in some if row["contended"] == "True"]
         lines.append(
             (
                 *(*name, str(len(single)), f"{np.median(p50):.1f}" if p50 else "", f"{max(p99):.1f}" if p99 else ""),
                 *(_misses(periodic), _figure(np.mean(result)) if result else "not validated"),
+                f"{len(crowded)} of {len(some)}" if crowded else "",
             )
         )
     header = (
         *("task", "method", "bundle", "backend", "precision", "threads", "seeds", "p50, ms", "p99, ms"),
-        *("misses at the control period", "return"),
+        *("misses at the control period", "return", "contended rows"),
     )
-    return markdown(header, lines)
+    return markdown(*without_empty(header, lines))
 
 
 def _misses(rows: Sequence[Row]) -> str:
@@ -213,6 +230,7 @@ def autoencoder(path: Path) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "returns": (archive.RUNS, returns),
+    "learned": (archive.RUNS, learned),
     "commands": (archive.RUNS, commands),
     "pruning": (archive.RUNS, pruning),
     "pruned": (archive.RUNS, pruned),

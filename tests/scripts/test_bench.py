@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
         }
         assert row["watched_update_ms_p50"] > 0 and row["event_ms_p50"] > 0
     assert rows[0]["planning_macs"] < rows[2]["planning_macs"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_profile_names_what_takes_the_time(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """``--profile`` writes operators of plan and update with their times; a missing folder is said at once."""
+    assert "its folder is not there" in fails("bench", "--setting", "small", f"--profile={tmp_path}/no/file.txt")
+    file = tmp_path / "profile.txt"
+    assert main(["bench", "--setting", "small", "--precision", "float32", f"--profile={file}", *QUICK]) == 0
+    plan, update = file.read_text().split("small, float32: 2 calls of ")[1:]
+    assert plan.startswith("plan") and "aten::topk" in plan and "Self CPU" in plan
+    assert update.startswith("update") and "aten::topk" not in update and "Backward" in update
 
 
 @pytest.mark.usefixtures("small")

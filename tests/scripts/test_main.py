@@ -23,7 +23,7 @@ OPTIONS = {
     "prune": "RUN --target --finetune-steps --criterion --events --keep --no-guard --run-dir --threads --video --wandb",
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
     "envs": "PATTERN",
-    "bench": "--setting --threads --precision --json --rounds --calls --compile --device",
+    "bench": "--setting --threads --precision --json --rounds --calls --compile --device --profile",
     "report": "RUN",
     "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",

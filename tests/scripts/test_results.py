@@ -52,7 +52,7 @@ def snapshot(env_steps: int, scores: Sequence[float], units: Sequence[int] = (0,
 SNAPSHOTS = [snapshot(0, (1, 2, 3, 4)), snapshot(100, (4, 3, 2, 1)), snapshot(200, (4, 3, 1), (0, 1, 3))]
 LATENCY = {
     **{"bundle": "/somewhere/bundle", "backend": "onnxruntime", "precision": "fp32", "threads": 1, "mode": "single"},
-    **{"p50_ms": 2.0, "p99_ms": 3.0, "calls": 1000, "return_mean": 10.0},
+    **{"p50_ms": 2.0, "p99_ms": 3.0, "calls": 1000, "return_mean": 10.0, "contended": True},
 }
 VALIDATE = {"bundle": "/somewhere/bundle", "backend": "onnxruntime", "precision": "fp32", "bundle_return_mean": 9.0}
 
@@ -248,20 +248,48 @@ def test_tables_are_filled_from_the_csvs(collected: Path) -> None:
         checkout,
         *(
             f"{name} made-up"
-            for name in ("returns", "commands", "pruning", "pruned", "speed", "steps", "movement", "deployment")
+            for name in (
+                "returns",
+                "learned",
+                "commands",
+                "pruning",
+                "pruned",
+                "speed",
+                "steps",
+                "movement",
+                "deployment",
+            )
         ),
     )
     assert render(checkout) == 0
     text = readme.read_text()
     assert text.startswith("before\n<!-- results:returns made-up -->\n\n| task |") and text.endswith("\nafter\n")
-    assert "| toy | l2 | 400 | 10 | 10 | 10 |  |" in text
+    assert text.count("| toy | l2 | 400 | 10 | 10 | 10 |  |") == 2
     assert "Seeds without a result: toy/l2 1 (failed); toy/l2 2 (not finished)." in text
     assert "| toy | l2 | 1 | 25 % | 50 % | 10 | 10 |  | 1.5 | 250 |" in text
     assert "| toy | l2 | 1 | 25 % | 10 |  | 1.5 |" in text
     assert "| toy | l2 | 1 | 0 | 0.3 | 3.5 |  |" in text
-    assert "| toy | l2 | bundle | onnxruntime | fp32 | 1 | 1 | 2.0 | 3.0 |  | 9 |" in text
+    assert "| toy | l2 | bundle | onnxruntime | fp32 | 1 | 1 | 2.0 | 3.0 | 9 | 1 of 1 |" in text
     assert "old" not in text
     assert render(checkout, "--check") == 0
+
+
+def test_a_method_is_compared_with_dense_on_the_same_seeds(tmp_path: Path) -> None:
+    """What is left of the return counts the seeds that both have, and the time is that of the least disturbed run."""
+    readme = page(tmp_path, "pruning made-up")
+    returned = {"dense": {0: 100.0, 1: 20.0}, "l2": {0: 90.0}, "random": {1: 10.0, 2: 1000.0}}
+    sizes = dict.fromkeys(("planning_macs", "planning_macs_dense", "parameters", "parameters_dense"), 1)
+    (tmp_path / "results" / "made-up").mkdir(parents=True)
+    rows = [
+        {"task": "toy", "method": method, "seed": seed, "status": "finished", "return_mean": value, **sizes}
+        | {"wall_s": 60 * (seed + 1), "decisions_per_s_last": 1}
+        for method, seeds in returned.items()
+        for seed, value in seeds.items()
+    ]
+    write_table(tmp_path / "results" / "made-up" / "runs.csv", rows)
+    assert render(tmp_path) == 0
+    table = [line.split(" | ")[-3:-1] for line in readme.read_text().splitlines() if line.startswith("| toy")]
+    assert table == [["100 %", "1"], ["90 %", "1"], ["50 %", "2"]]
 
 
 def test_what_is_out_of_date_is_named(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +339,14 @@ def test_bench_is_shown_as_printed(
     """What tdmpc bench --json printed is a table; something else is refused."""
     row = {
         **{"setting": "default", "precision": "float32", "compiled": False, "threads": 2, "plan_ms_p50": 20.04},
-        **{"update_ms_p50": 23.0, "decisions_per_s": 23.2, "load_before": 0.5, "load_after": 1.0},
+        **{
+            "update_ms_p50": 23.0,
+            "watched_update_ms_p50": 23.1,
+            "event_ms_p50": 150.0,
+            "decisions_per_s": 23.2,
+            "load_before": 0.5,
+            "load_after": 1.0,
+        },
         **{"processor": "a processor", "torch": "2.0"},
     }
     readme = page(tmp_path, "bench bench/two.json")
@@ -319,7 +354,10 @@ def test_bench_is_shown_as_printed(
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps([row]))
     assert render(tmp_path) == 0
-    assert "| `default` | float32 |  | 2 | 20.0 | 23.0 | 23.2 | 0.5 to 1 | a processor | 2.0 |" in readme.read_text()
+    assert (
+        "| `default` | float32 | 2 | 20.0 | 23.0 | 23.1 | 150.0 | 23.2 | 0.5 to 1 | a processor | 2.0 |"
+        in readme.read_text()
+    )
     file.write_text("[{}]")
     capsys.readouterr()
     assert "two.json is not what tdmpc bench --json prints" in fails("results", "render", "--root", str(tmp_path))
@@ -333,7 +371,7 @@ def test_timings_are_shown_as_printed(
         **{"bundle": "runs/dense", "backend": "torch", "precision": "fp32", "macs": 12e9, "mode": "single"},
         **{"p50_ms": 240.0, "p99_ms": 250.0, "p999_ms": None, "max_ms": 260.0, "deadline_ms": None, "priority": None},
         **{"awake": False, "processor": "a processor", "cores": 2, "threads": 1, "load_before": 0.5, "load_after": 1.0},
-        "stolen_ms": 20,
+        **{"stolen_ms": 20, "contended": False},
     }
     late = {
         "mode": "periodic",
@@ -344,15 +382,23 @@ def test_timings_are_shown_as_printed(
         "priority": 50,
         "awake": True,
     }
-    small = {**agent, **late, "bundle": "small", "backend": "onnxruntime", "p50_ms": 12.0, "stolen_ms": None}
+    small = {
+        **agent,
+        **late,
+        "bundle": "small",
+        "backend": "onnxruntime",
+        "p50_ms": 12.0,
+        "stolen_ms": None,
+        "contended": True,
+    }
     readme = page(tmp_path, "timings latency/two.json")
     file = tmp_path / "results" / "latency" / "two.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps([agent, small]))
     assert render(tmp_path) == 0
     shown = readme.read_text()
-    assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  | 0.5 | 20 |" in shown
-    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes | 0.5 | - |" in shown
+    assert "| dense | torch fp32 | 12 G | 240.0 | 250.0 | - | 260.0 | 1/1 |  |  |  |  | 0.5 | 20 |  |" in shown
+    assert "| 12.0 | 250.0 | - | 260.0 | 1/20 | 3 of 3,000 at 20 ms | 5 | 50 | yes | 0.5 | - | yes |" in shown
     assert shown.count("a processor, 2 cores, threads: 1.") == 1
     for wrong in ("[]", "[{}]", "{"):
         file.write_text(wrong)
