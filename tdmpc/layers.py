@@ -19,6 +19,24 @@ def full_precision(x: Float[Tensor, "*M X"], weight: Float[Tensor, "Y X"], bias:
         return F.linear(x.float(), weight.float(), bias.float())
 
 
+def linear(x: Float[Tensor, "*M X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"]) -> Float[Tensor, "*M Y"]:
+    """A linear layer.
+
+    Compiled to plan with, its bias is added by what follows; PyTorch would first copy it into the result. To learn
+    with, the sums would be kept beside the results and cost more than the copies.
+    """
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export():
+        return x @ weight.t() + bias
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """A layer of features."""
+
+    def forward(self, input: Float[Tensor, "*M X"]) -> Float[Tensor, "*M Y"]:
+        return linear(input, self.weight, self.bias)
+
+
 class ScalarOutput(nn.Linear):
     """An output layer in single precision."""
 
@@ -36,8 +54,11 @@ class Elu(nn.Module):
 def elu(x: Float[Tensor, "*M X"]) -> Float[Tensor, "*M X"]:
     """ELU by way of ``exp``, which the vector library computes several times faster than PyTorch's kernel ``expm1``.
 
-    Compilers make of PyTorch's operator what is best for them, so they are given that one.
+    Compilers make of PyTorch's operator what is best for them, so they are given that one, but with a gradient that
+    needs no second exponential.
     """
+    if torch.compiler.is_compiling() and x.requires_grad and torch.is_grad_enabled():
+        return _Elu.apply(x)  # pyright: ignore[reportReturnType]
     if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or x.is_cuda:
         return F.elu(x)
     if has_torch_function_unary(x):  # to a mode that watches, this is one function, as PyTorch's own
@@ -56,7 +77,7 @@ class _Elu(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _exp_elu(x)
+        return F.elu(x) if torch.compiler.is_compiling() else _exp_elu(x)
 
     @staticmethod
     def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -65,6 +86,8 @@ class _Elu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (output,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        if torch.compiler.is_compiling():
+            return torch.where(output > 0, gradient, gradient * (output + 1))
         return torch.ops.aten.elu_backward(gradient, 1, 1, 1, True, output)
 
 
@@ -81,8 +104,8 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, *, scalar: bool = Fals
     widths = [inputs, *hidden]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), Elu()]
-    last = (ScalarOutput if scalar else nn.Linear)(widths[-1], outputs)
+        layers += [Linear(fan_in, fan_out), Elu()]
+    last = (ScalarOutput if scalar else Linear)(widths[-1], outputs)
     for layer in (*layers[::2], last):
         assert isinstance(layer, nn.Linear)
         nn.init.orthogonal_(layer.weight)
@@ -126,9 +149,9 @@ def _value(
     """One value network: its LayerNorm's gain and bias, its layers' weights and biases."""
     (weight, bias), *hidden, last = layers
     # Norm and tanh in single precision: the statistics want it, and tanh is several times faster there on a CPU.
-    x = F.linear(x, weight, bias).float()
+    x = linear(x, weight, bias).float()
     x = F.layer_norm(x, x.shape[-1:], norm[0].float(), norm[1].float())
     x = torch.tanh(x).to(weight.dtype)
     for weight, bias in hidden:
-        x = elu(F.linear(x, weight, bias))
+        x = elu(linear(x, weight, bias))
     return full_precision(x, *last)

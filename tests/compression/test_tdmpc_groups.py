@@ -25,7 +25,8 @@ from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Interrupted, Trainer, load_agent
 from tests.compression.conftest import MakeAgent, groups_of, random_keep
 from tests.tdmpc.conftest import SMALL, open_run, tiny
-from tests.tdmpc.test_trainer import Impatient, Outcome, deadly, differing, outcome
+from tests.tdmpc.outcomes import Outcome, differing, outcome
+from tests.tdmpc.test_trainer_resume import Impatient, deadly
 
 PRUNE = PruneConfig(target=0.7, start=24, end=48, events=4, min_width=2, snapshot_every=7, tolerance=0.4)
 RUNS = {

@@ -116,3 +116,15 @@ def test_heads_do_not_touch_each_other() -> None:
         assert parameter.grad is not None
         assert parameter.grad[1].any()
         assert not parameter.grad[[0, 2]].any()
+
+
+@pytest.mark.compiles
+def test_compiled_layers_are_the_same() -> None:
+    """Compiled, to plan and to learn, a perceptron has the values and the gradients that it has as it is."""
+    net, x = mlp(5, (7, 6), 3), torch.randn(4, 5)
+    shuffled(net)
+    compiled = torch.compile(net)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x))
+    gradients = [torch.autograd.grad(run(x).square().sum(), list(net.parameters())) for run in (compiled, net)]
+    torch.testing.assert_close(*gradients)
