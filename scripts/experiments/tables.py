@@ -257,7 +257,12 @@ def _by(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
 
 
 def _finished(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["status"] == "finished"]
+    """Task after task, method after method; in which order, the first of their rows say."""
+    tasks: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        methods = tasks.setdefault(row["task"], {})
+        methods.setdefault(row["method"], []).extend([row] if row["status"] == "finished" else [])
+    return [row for methods in tasks.values() for some in methods.values() for row in some]
 
 
 def _unfinished(rows: Iterable[Row]) -> str:
