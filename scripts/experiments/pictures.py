@@ -188,7 +188,7 @@ def latency(rows: Sequence[Row]) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel="99th percentile of a decision (ms)", ylabel="return")
+        axes.set(xlabel="99th percentile of a decision (ms)", ylabel="return", ylim=_at_least_a_tenth(*axes.get_ylim()))
     entries = [
         Line2D([], [], color=INK, marker=mark, linestyle="", label=" ".join(runtime))
         for runtime, mark in zip(runtimes, marks, strict=True)
@@ -220,6 +220,12 @@ KINDS = {
     ),
 }
 """By name."""
+
+
+def _at_least_a_tenth(low: float, high: float) -> tuple[float, float]:
+    """Bounds that show differences of a hundredth as what they are: (854, 865) -> (816, 903)."""
+    middle, reach = (low + high) / 2, max(high - low, 0.1 * max(abs(low), abs(high))) / 2
+    return middle - reach, middle + reach
 
 
 # What figures have in common -------------------------------------------------------------------------------------
