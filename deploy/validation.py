@@ -17,8 +17,9 @@ from deploy.parity import TOLERANCE, is_decided, plan
 from deploy.sensing import sense
 from tdmpc.agent import Agent
 from tdmpc.config import Linear, PlannerConfig, from_json
-from tdmpc.envs import episode_seed, make_bare_env
+from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
+from tdmpc.lanes import episode_seed
 from tdmpc.planner import PlanNoise
 from tdmpc.trainer import load_agent
 

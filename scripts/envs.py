@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from tdmpc.envs import UnsupportedEnvironment, available
+from tdmpc.env_names import UnsupportedEnvironment, available
 
 
 @dataclass(frozen=True)

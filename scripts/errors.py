@@ -12,7 +12,7 @@ if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from tdmpc.agent import NonFiniteError
     from tdmpc.checkpoint import CheckpointError
     from tdmpc.config import ConfigError
-    from tdmpc.envs import UnsupportedEnvironment
+    from tdmpc.env_names import UnsupportedEnvironment
     from tdmpc.runs import RunError
 
     EXPECTED += (CheckpointError, ConfigError, NonFiniteError, PruneError, RunError, UnsupportedEnvironment)

@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from tdmpc import runs
-from tdmpc.envs import resolve
+from tdmpc.env_names import resolve
 from tdmpc.figures import PUBLISHED, learning_curve
 
 

@@ -20,7 +20,8 @@ from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
 from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
-from tdmpc.envs import describe, resolve
+from tdmpc.env_names import resolve
+from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
 from tdmpc.pruner import NullPruner

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
-from tdmpc.envs import episode_seed, make_env
+from tdmpc.envs import make_env
+from tdmpc.lanes import episode_seed
 from tdmpc.spec import EnvSpec
 
 Policy = Literal["planner", "prior"]

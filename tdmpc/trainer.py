@@ -14,8 +14,8 @@ from torch import Tensor
 from tdmpc import checkpoint
 from tdmpc.agent import Actor, Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
-from tdmpc.envs import Environments, SimulationError, Transition
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
+from tdmpc.lanes import Environments, SimulationError, Transition
 from tdmpc.metrics import Sink
 from tdmpc.pruner import NullPruner
 from tdmpc.replay import Replay

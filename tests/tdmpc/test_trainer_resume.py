@@ -18,7 +18,7 @@ import torch
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.config import ReplayConfig, TrainConfig, from_json, to_json
-from tdmpc.envs import Environments
+from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer
