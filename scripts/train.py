@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,14 +20,16 @@ from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
 from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
-from tdmpc.metrics import ConsoleSink, JsonlSink, Metrics, Sink, WandbSink, read_rows
+from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.pruner import NullPruner
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
 from tdmpc.video import write_video
+from tdmpc.wandb_sink import WandbMode, WandbSink
 
 log = logging.getLogger("tdmpc")
 
@@ -39,7 +41,7 @@ CHANGEABLE = {"env_steps", "eval_every", "eval_episodes", "checkpoint_every", "t
 class TrackArgs:
     """Weights & Biases; files in the run folder are written in any case."""
 
-    mode: Annotated[Literal["disabled", "offline", "online"], tyro.conf.arg(name="wandb")] = "disabled"
+    mode: Annotated[WandbMode, tyro.conf.arg(name="wandb")] = "disabled"
     """Whether and where to log."""
     project: Annotated[str, tyro.conf.arg(name="wandb-project")] = "tdmpc"
     group: Annotated[str | None, tyro.conf.arg(name="wandb-group")] = None

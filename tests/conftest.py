@@ -6,6 +6,7 @@
 import os
 import random
 import sys
+from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -65,3 +66,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     quick = [item for item in items if not item.get_closest_marker("slow")]
     middle = len(quick) // 2
     items[:] = [*slow[::2], *quick[:middle], *slow[1::2], *quick[middle:]]
+
+
+@pytest.fixture(scope="module")
+def offline_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B silent, without a network, and with its caches away from the home folder."""
+    home = tmp_path_factory.mktemp("wandb-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+            patch.setenv(f"WANDB_{name}_DIR", str(home))
+        patch.setenv("WANDB_SILENT", "true")
+        patch.setenv("WANDB_MODE", "offline")
+        yield
+        import wandb
+
+        wandb.teardown()

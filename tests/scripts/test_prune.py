@@ -12,7 +12,7 @@ from tdmpc import checkpoint, runs
 from tdmpc.metrics import read_rows
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY
-from tests.tdmpc.test_metrics import history_of, logs_of, offline_wandb  # noqa: F401
+from tests.tdmpc.wandb_files import history_of, logs_of
 
 PRUNE = ["--prune.target=0.6", "--prune.min-width=2", "--prune.events=3", "--prune.no-guard"]
 
@@ -118,7 +118,7 @@ def test_mistakes_are_told_before_training(tmp_path: Path, fails: Callable[..., 
 
 
 @pytest.mark.slow
-def test_events_go_to_wandb(offline_wandb: None, tmp_path: Path, toy: None) -> None:  # noqa: F811
+def test_events_go_to_wandb(offline_wandb: None, tmp_path: Path, toy: None) -> None:
     """W&B gets the events as a table and the importance of each axis as histograms."""
     folder = tmp_path / "run"
     assert main(["train", TOY, *TINY, *PRUNE, "--wandb=offline", f"--run-dir={folder}"]) == 0

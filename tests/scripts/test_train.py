@@ -26,7 +26,7 @@ from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
 from tests.tdmpc.conftest import TOY
-from tests.tdmpc.test_metrics import history_of, logs_of, offline_wandb, run_of  # noqa: F401
+from tests.tdmpc.wandb_files import history_of, logs_of, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -93,6 +93,11 @@ def tiny(env: str, **changes: Any) -> TrainConfig:
     return TrainConfig(env, **settings | changes)
 
 
+def train_row(env_steps: int, **values: Any) -> dict[str, Any]:
+    """What a training episode logs."""
+    return {"kind": "train", "env_steps": env_steps, "return": env_steps / 10, "loss/value": 0.5} | values
+
+
 def spec_of(config: TrainConfig) -> EnvSpec:
     """What the environment tells; whether it terminates is known here, to spare the probe."""
     return _described(config.env, config.action_repeat, "Inverted" in config.env)
