@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box
 
 from tdmpc import checkpoint, runs
+from tdmpc.agent import Agent
 from tdmpc.config import Linear, LossConfig, ModelConfig, PlannerConfig, ReplayConfig, TrainConfig
 from tdmpc.envs import describe
 from tdmpc.metrics import JsonlSink
@@ -209,5 +210,17 @@ def make_batch() -> Callable[..., Batch]:
             weights=torch.linspace(0.2, 1.0, size),
             indices=np.arange(size),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_agent(make_config: Callable[..., Any], make_spec: Callable[..., EnvSpec]) -> Callable[..., Agent]:
+    """``make_agent(terminates=True, seed=1, precision="bfloat16")``: seeded as the trainer does it."""
+
+    def make(*, terminates: bool = True, **changes: Any) -> Agent:
+        config = make_config(**changes)
+        torch.manual_seed(config.seed)
+        return Agent(config, make_spec(terminates=terminates))
 
     return make
