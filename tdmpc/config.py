@@ -162,7 +162,7 @@ def preset(name: PresetName, env_id: str) -> TrainConfig:
     """The settings of a preset for an environment.
 
     Args:
-        name: ``default`` learns faster per minute on a CPU; ``reference`` is published TD-MPC to the letter.
+        name: ``default`` learns faster per minute on a CPU; ``reference`` has the published settings.
         env_id: canonical id; humanoid and dog have a larger latent and more planner iterations, as published.
     """
     return PRESETS[name](env_id)
