@@ -168,7 +168,7 @@ def _profiled(call: Callable[[], None], calls: int) -> str:
     with torch.profiler.profile() as profile:
         for _ in range(calls):
             call()
-    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=100)
+    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=-1, max_name_column_width=100)
 
 
 def synthetic_batch(config: TrainConfig) -> Batch:

@@ -1,14 +1,12 @@
 """The command line on a toy environment, in this process; and one trained run to look at."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 
 from scripts.main import main
-from tests.tdmpc.conftest import TOY, Toy
+from tests.tdmpc.conftest import TOY, registered
 
 WIDTHS = [f"--model.{name}=8" for name in ("encoder", "dynamics", "reward", "termination", "policy", "value")]
 PLANNER = ["horizon=3", "samples=16", "policy-trajectories=4", "elites=4", "iterations=2"]
@@ -27,19 +25,10 @@ TINY = [
 ]
 
 
-@contextmanager
-def toy_registered() -> Iterator[None]:
-    gym.register(TOY, entry_point=Toy)
-    try:
-        yield
-    finally:
-        gym.registry.pop(TOY)
-
-
 @pytest.fixture(autouse=True)
 def toy() -> Iterator[None]:
     """Register the toy environment for a test; those of other folders have toys of their own."""
-    with toy_registered():
+    with registered():
         yield
 
 
@@ -47,7 +36,7 @@ def toy() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests read it only."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    with toy_registered():
+    with registered():
         assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
     return folder
 
@@ -70,6 +59,6 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the finished run; tests read it only."""
     folder = tmp_path_factory.mktemp("bundles") / "trained"
-    with toy_registered():
+    with registered():
         assert main(["export", str(trained), f"--out={folder}"]) == 0
     return folder

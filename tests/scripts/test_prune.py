@@ -11,7 +11,7 @@ from scripts.main import main
 from tdmpc import checkpoint, runs
 from tdmpc.metrics import read_rows
 from tests.scripts.conftest import TINY
-from tests.tdmpc.conftest import TOY
+from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.wandb_files import history_of, logs_of
 
 PRUNE = ["--prune.target=0.6", "--prune.min-width=2", "--prune.events=3", "--prune.no-guard"]
@@ -20,10 +20,8 @@ PRUNE = ["--prune.target=0.6", "--prune.min-width=2", "--prune.events=3", "--pru
 @pytest.fixture(scope="session")
 def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the settings of ``trained``, pruned while it trained; tests read it only."""
-    from tests.scripts.conftest import toy_registered
-
     folder = tmp_path_factory.mktemp("runs") / "pruned"
-    with toy_registered():
+    with registered():
         assert main(["train", TOY, *TINY, *PRUNE, f"--run-dir={folder}"]) == 0
     return folder
 

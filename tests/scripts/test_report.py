@@ -11,8 +11,8 @@ from compression.records import EVENTS, read
 from scripts.main import main
 from scripts.report import PAGE
 from tdmpc import runs
-from tests.scripts.conftest import TINY, toy_registered
-from tests.tdmpc.conftest import TOY
+from tests.scripts.conftest import TINY
+from tests.tdmpc.conftest import TOY, registered
 
 DENSE = {runs.CURVE, runs.PANELS}
 PRUNED = DENSE | {"importance.png", "units.png", "widths.png", "outcome.png", "events.png"}
@@ -23,7 +23,7 @@ PRUNING = ["--prune.target=0.5", "--prune.events=3", "--prune.min-width=2", "--p
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that was pruned; tests read it only."""
     folder = tmp_path_factory.mktemp("runs") / "pruned"
-    with toy_registered():
+    with registered():
         assert main(["train", TOY, *TINY, *PRUNING, "--prune.end=50", f"--run-dir={folder}"]) == 0
     return folder
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,27 @@ class Toy(gym.Env):
         return np.full((8, 8, 3), self.time, np.uint8)
 
 
+@contextmanager
+def registered(make: Callable[..., gym.Env] = Toy) -> Iterator[None]:
+    """Let Gymnasium know the toy for as long as this lasts: workers run tests in any order."""
+    gym.register(TOY, entry_point=make)
+    try:
+        yield
+    finally:
+        del gym.registry[TOY]
+
+
 @pytest.fixture
 def register() -> Iterator[Callable[..., str]]:
     """Register a toy for one test."""
-    known = dict(gym.registry)
+    with ExitStack() as stack:
 
-    def add(make: Callable[..., gym.Env] = Toy) -> str:
-        gym.registry.pop(TOY, None)
-        gym.register(TOY, entry_point=make)
-        return TOY
+        def add(make: Callable[..., gym.Env] = Toy) -> str:
+            stack.close()
+            stack.enter_context(registered(make))
+            return TOY
 
-    yield add
-    gym.registry.clear()
-    gym.registry.update(known)
+        yield add
 
 
 def tiny(env: str, **changes: Any) -> TrainConfig:

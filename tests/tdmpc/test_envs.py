@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tdmpc.env_names import UnsupportedEnvironment, resolve
 from tdmpc.envs import default_action_repeat, describe, make_env
 from tdmpc.lanes import Environments
-from tests.tdmpc.conftest import TOY
+from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
 
 # -------------------------------------------------------------------------------------------------------------- spaces
@@ -97,9 +97,8 @@ def test_actions_are_scaled_and_clipped(register: Callable[..., str], action: fl
 )
 def test_actuators_never_leave_their_bounds(action: float, low: float, span: float, dtype: Any) -> None:
     """Whatever the bounds and the rounding, the actuators' space contains what the actuators get."""
-    gym.registry.pop(TOY, None)
-    gym.register(TOY, entry_point=lambda **options: Toy(Box(low, low + span, (1,), dtype)))
-    with closing(make_env(TOY)) as env:
+    bounds = Box(low, low + span, (1,), dtype)
+    with registered(lambda **options: Toy(bounds)), closing(make_env(TOY)) as env:
         env.reset(seed=0)
         env.step(np.array([action], np.float32))
         assert env.unwrapped.action_space.contains(env.unwrapped.taken[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tdmpc.envs import make_env
 from tdmpc.lanes import Environments, episode_seed
-from tests.tdmpc.conftest import TOY
+from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
 
 
@@ -197,11 +197,10 @@ def test_a_restored_episode_goes_on_bit_for_bit(name: str) -> None:
 @given(moment=st.integers(0, 20), abandon_at=st.integers(0, 20), num_envs=st.integers(1, 3), repeat=st.integers(1, 3))
 def test_any_moment_can_be_restored(moment: int, abandon_at: int, num_envs: int, repeat: int) -> None:
     """Whenever the interruption comes, also at the start or the end of an episode, the future is the same."""
-    gym.registry.pop(TOY, None)
-    gym.register(TOY, entry_point=Toy)
     actions = np.random.default_rng(moment).uniform(-1, 1, (25, num_envs, 1)).astype(np.float32)
     make = partial(Environments, TOY, num_envs=num_envs, seed=moment, action_repeat=repeat)
-    whole, interrupted = (play(make, actions, abandon_at=abandon_at, interrupt_at=at) for at in (None, moment))
+    with registered(Toy):
+        whole, interrupted = (play(make, actions, abandon_at=abandon_at, interrupt_at=at) for at in (None, moment))
     assert all(same(*steps) for steps in zip(whole, interrupted, strict=True))
 
 
