@@ -216,9 +216,10 @@ AUTOENCODER = {
 
 
 def autoencoder(path: Path) -> str:
-    """PSNR by method and target, means over the seeds; the best pruning of each target is bold."""
+    """PSNR by method and target, mean and standard deviation over the seeds; the best pruning of a target is bold."""
     rows = read_table(path, "method", "target", "seed", "psnr")
-    found = {name: np.mean(_numbers(some, "psnr")) for name, some in _by(rows, "method", "target").items()}
+    seeds = {name: _numbers(some, "psnr") for name, some in _by(rows, "method", "target").items()}
+    found = {name: np.mean(values) for name, values in seeds.items()}
     targets = sorted({row["target"] for row in rows if row["method"] != "dense"}, key=float)
     best = {
         target: max((value, method) for (method, at), value in found.items() if at == target and method != "scratch")
@@ -226,8 +227,10 @@ def autoencoder(path: Path) -> str:
     }
 
     def cell(method: str, target: str) -> str:
-        value = found.get(("dense", "0.0") if method == "dense" else (method, target))
-        text = "" if value is None else f"{value:.2f}"
+        values = seeds.get(("dense", "0.0") if method == "dense" else (method, target), [])
+        text = f"{np.mean(values):.2f}" if values else ""
+        if len(values) > 1:
+            text += f" ± {np.std(values, ddof=1):.2f}"
         return f"**{text}**" if best[target][1] == method else text
 
     methods = dict.fromkeys(row["method"] for row in rows)

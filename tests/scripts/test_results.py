@@ -292,6 +292,24 @@ def test_a_method_is_compared_with_dense_on_the_same_seeds(tmp_path: Path) -> No
     assert table == [["100 %", "1"], ["90 %", "1"], ["50 %", "2"]]
 
 
+def test_the_best_pruning_of_the_autoencoder_is_bold(tmp_path: Path) -> None:
+    """PSNR is a mean over the seeds, with their deviation where there are several; models from scratch do not win."""
+    readme = page(tmp_path, "autoencoder autoencoder.csv")
+    found = {("dense", 0.0): (30.0,), ("scratch", 0.5): (29.0,), ("l2", 0.5): (20.0, 22.0), ("pq", 0.5): (20.5,)}
+    rows = [
+        {"method": method, "target": target, "seed": seed, "psnr": value}
+        for (method, target), values in found.items()
+        for seed, value in enumerate(values)
+    ]
+    (tmp_path / "results").mkdir()
+    write_table(tmp_path / "results" / "autoencoder.csv", rows)
+    assert render(tmp_path) == 0
+    table = [line for line in readme.read_text().splitlines() if line.startswith("| ")]
+    assert table[0] == "|  | 50 % fewer parameters |"
+    assert table[-2:] == ["| l2 | **21.00 ± 1.41** |", "| pq | 20.50 |"]
+    assert "| dense | 30.00 |" in table and "| evenly narrower, trained from scratch | 29.00 |" in table
+
+
 def test_what_is_out_of_date_is_named(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``--check`` names pages and figures whose data, drawing or file changed, exits 1 and writes nothing."""
     checkout = collected.parents[1]
