@@ -4,10 +4,10 @@ import difflib
 import importlib
 import os
 import re
-import sys
 from contextlib import redirect_stdout
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from io import StringIO
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -105,7 +105,7 @@ def _register_dm_control() -> bool:
         return False
     choose_headless_renderer()
     try:
-        with redirect_stdout(sys.stderr):  # where labmaze is missing it prints that the mazes are
+        with redirect_stdout(StringIO()):  # without labmaze (Python 3.13) it tells everybody that mazes fail
             gym.register_envs(importlib.import_module("shimmy"))
     except (ImportError, AttributeError, RuntimeError) as error:  # what a renderer raises that does not work
         chosen = os.environ.get("MUJOCO_GL", "not set")
