@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 
-from tdmpc.rendering import choose_headless_renderer
+from tdmpc.rendering import prepare_rendering
 
 DM_CONTROL = "dm_control/"
 UNTRAINABLE = (
@@ -103,7 +103,7 @@ def _register_dm_control() -> bool:
     """Register the dm_control tasks (about a second, hence only on demand); False where not installed."""
     if find_spec("dm_control") is None or find_spec("shimmy") is None:
         return False
-    choose_headless_renderer()
+    prepare_rendering()
     try:
         with redirect_stdout(StringIO()):  # without labmaze (Python 3.13) it tells everybody that mazes fail
             gym.register_envs(importlib.import_module("shimmy"))

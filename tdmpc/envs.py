@@ -20,7 +20,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TransformAction, TransformObservation
 
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
-from tdmpc.rendering import choose_headless_renderer
+from tdmpc.rendering import prepare_rendering
 from tdmpc.spec import EnvSpec
 
 DOMAIN_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2, "humanoid": 2, "humanoid_CMU": 2, "dog": 2}
@@ -79,7 +79,7 @@ def _construct(env_id: str, render: bool = False) -> gym.Env:
 def _construct_rendering(env_id: str, options: dict[str, Any]) -> gym.Env:
     if not _has_pictures(env_id):
         raise UnsupportedEnvironment(f"{env_id} has no render mode 'rgb_array': go without pictures of it")
-    choose_headless_renderer()
+    prepare_rendering()
     env = gym.make(env_id, render_mode="rgb_array", **options)
     uses_mujoco = env_id.startswith(DM_CONTROL) or hasattr(env.unwrapped, "mujoco_renderer")
     if uses_mujoco and os.environ.get("MUJOCO_GL") == "off":

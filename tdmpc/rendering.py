@@ -1,10 +1,28 @@
-"""Rendering where there is no screen."""
+"""What has to come before a renderer is loaded, which importing dm_control does."""
 
+import importlib
 import os
 import sys
+from contextlib import suppress
 
 
-def choose_headless_renderer() -> None:
+def prepare_rendering() -> None:
+    """Load what would not load behind a renderer, and choose a renderer that works without a screen."""
+    _load_triton()
+    _choose_headless_renderer()
+
+
+def _load_triton() -> None:
+    """Load the compiler that comes with a PyTorch for CUDA, as PyTorch will when it makes an optimiser.
+
+    Mesa's renderers and Triton have an LLVM each, and whichever comes first serves both: Mesa renders with Triton's,
+    but Triton 3.7 crashes on Mesa's (tensorflow/tensorflow#124205 is the same with TensorFlow's).
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
+
+
+def _choose_headless_renderer() -> None:
     """Make MuJoCo render without a screen, unless there is one or the user has chosen.
 
     dm_control picks its renderer when it is imported, so this comes before: left alone, it tries

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,17 @@ def test_dm_control_is_imported_on_demand_and_quietly() -> None:
     done = subprocess.run([sys.executable, "-c", program], env=headless, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "DISPLAY" not in done.stderr and "locomotion" not in done.stderr
+
+
+def test_triton_is_loaded_before_a_renderer(tmp_path: Path) -> None:
+    """The LLVM of Mesa, which a renderer loads, would crash that of Triton."""
+    (tmp_path / "triton.py").write_text("import sys; early = not sys.modules.keys() & {'OpenGL', 'dm_control'}")
+    program = (
+        "import sys; from tdmpc.envs import make_env; make_env('cartpole-swingup'); import triton; print(triton.early)"
+    )
+    environment = {key: os.environ[key] for key in os.environ if key != "MUJOCO_GL"} | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_a_renderer_that_does_not_work_is_said() -> None:
