@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -312,19 +313,20 @@ def rank_correlation(one: Mapping[str, Any], other: Mapping[str, Any]) -> float 
 
 
 def _latency(entry: Entry) -> Table:
-    validated = {}
+    validated: dict[tuple[str, ...], float] = {}
+    agent: tuple[int, float] = (0, _json(entry.folder / runs.SUMMARY)["return_mean"])
     for path in _steps(entry, "validate"):
         with _reading(path):
             found = _json(path)
             validated[_key(found)] = found["bundle_return_mean"]
-    trained = _json(entry.folder / runs.SUMMARY)["return_mean"]
+            agent = max(agent, (found["episodes"], found["torch_return_mean"]), key=itemgetter(0))
     table = []
     for path in _steps(entry, "latency"):
         with _reading(path):
             rows = _json(path)
             if not isinstance(rows, list):
                 raise TypeError("tdmpc latency --json prints a list")
-            table += [{**entry.name, **_latency_row(row, validated, trained)} for row in rows]
+            table += [{**entry.name, **_latency_row(row, validated, agent[1])} for row in rows]
     return table
 
 
@@ -337,11 +339,14 @@ def _key(found: Mapping[str, Any]) -> tuple[str, ...]:
     return Path(found["bundle"]).name, found["backend"], found["precision"]
 
 
-def _latency_row(row: Mapping[str, Any], validated: Mapping[tuple[str, ...], float], trained: float) -> dict[str, Any]:
-    """A measurement with its own return in closed loop, if it was validated; an agent's is that of its run."""
-    agent = row["backend"] == "torch"
+def _latency_row(row: Mapping[str, Any], validated: Mapping[tuple[str, ...], float], agent: float) -> dict[str, Any]:
+    """A measurement with the return in closed loop, if it was validated.
+
+    That of the agent is of the longest validation, where it meets the same episodes, or else of its run.
+    """
+    is_agent = row["backend"] == "torch"
     return {
-        "bundle": "" if agent else Path(row["bundle"]).name,
+        "bundle": "" if is_agent else Path(row["bundle"]).name,
         **{name: row.get(name) for name in OF_LATENCY},
-        "return_mean": trained if agent else validated.get(_key(row)),
+        "return_mean": agent if is_agent else validated.get(_key(row)),
     }

@@ -54,7 +54,8 @@ LATENCY = {
     **{"bundle": "/somewhere/bundle", "backend": "onnxruntime", "precision": "fp32", "threads": 1, "mode": "single"},
     **{"p50_ms": 2.0, "p99_ms": 3.0, "calls": 1000, "return_mean": 10.0, "contended": True},
 }
-VALIDATE = {"bundle": "/somewhere/bundle", "backend": "onnxruntime", "precision": "fp32", "bundle_return_mean": 9.0}
+VALIDATE = {"bundle": "/somewhere/bundle", "backend": "onnxruntime", "precision": "fp32", "episodes": 5}
+VALIDATE |= {"bundle_return_mean": 9.0, "torch_return_mean": 8.0}
 
 
 def lines(*rows: dict[str, Any]) -> str:
@@ -149,9 +150,17 @@ def test_importance_is_told_by_ranks(collected: Path) -> None:
 
 
 def test_latency_goes_with_its_own_return(collected: Path) -> None:
-    """A bundle has the return of its validation, the agent that of its run; folders of the machine are not told."""
+    """Bundle and agent have the returns of the validation; folders of the machine are not told."""
     told = [(row["backend"], row["bundle"], row["return_mean"]) for row in read_table(collected / "latency.csv")]
-    assert told == [("onnxruntime", "bundle", "9"), ("torch", "", "10")]
+    assert told == [("onnxruntime", "bundle", "9"), ("torch", "", "8")]
+
+
+def test_an_agent_that_was_not_validated_has_the_return_of_its_run(suite: Path, tmp_path: Path) -> None:
+    """Without a validation a bundle has no return."""
+    (suite / "toy" / "l2-0" / "validate.json").unlink()
+    assert main(["results", "collect", str(suite), "--out", str(tmp_path / "out")]) == 0
+    told = [row["return_mean"] for row in read_table(tmp_path / "out" / "latency.csv")]
+    assert told == ["", "10"]
 
 
 def test_the_episode_of_an_event_counts_for_neither_side() -> None:
