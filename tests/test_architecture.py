@@ -35,8 +35,8 @@ EXTRAS = {
 }
 """The extras that a package may import from, besides the base dependencies."""
 RUN_TIME_EXTRAS = ("deploy", "openvino")
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
-"""Whose name differs from what is imported."""
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
+"""What is imported under another name than its distribution's, or comes with another one."""
 JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 House = Mapping[str, ast.Module]
