@@ -218,19 +218,20 @@ AUTOENCODER = {
 def autoencoder(path: Path) -> str:
     """PSNR by method and target, mean and standard deviation over the seeds; the best pruning of a target is bold."""
     rows = read_table(path, "method", "target", "seed", "psnr")
-    seeds = {name: _numbers(some, "psnr") for name, some in _by(rows, "method", "target").items()}
-    found = {name: np.mean(values) for name, values in seeds.items()}
+    found = {name: _numbers(some, "psnr") for name, some in _by(rows, "method", "target").items()}
     targets = sorted({row["target"] for row in rows if row["method"] != "dense"}, key=float)
     best = {
-        target: max((value, method) for (method, at), value in found.items() if at == target and method != "scratch")
+        target: max(
+            (np.mean(some), method) for (method, at), some in found.items() if at == target and method != "scratch"
+        )
         for target in targets
     }
 
     def cell(method: str, target: str) -> str:
-        values = seeds.get(("dense", "0.0") if method == "dense" else (method, target), [])
-        text = f"{np.mean(values):.2f}" if values else ""
-        if len(values) > 1:
-            text += f" ± {np.std(values, ddof=1):.2f}"
+        some = found.get(("dense", "0.0") if method == "dense" else (method, target), [])
+        text = f"{np.mean(some):.2f}" if some else ""
+        if len(some) > 1:
+            text += f" ± {np.std(some, ddof=1):.2f}"
         return f"**{text}**" if best[target][1] == method else text
 
     methods = dict.fromkeys(row["method"] for row in rows)
