@@ -135,6 +135,8 @@ class TrainConfig:
     """Environments stepped together, sharing one batched planner."""
     action_repeat: int | None = None
     """Environment steps for each decision; the published value of the domain when not given."""
+    max_episode_steps: int | None = None
+    """Environment steps after which an episode is cut; the environment's own time limit when not given."""
     terminates: bool | None = None
     """Whether episodes can end before their time limit; found out by random play when not given."""
     eval_every: int = 0
@@ -261,7 +263,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "between 0 and 1": (lambda value: 0 < value < 1, "--loss.discount"),
     "from 0 to 1": (lambda value: 0 <= value <= 1, "--planner.momentum --loss.target-rate --loss.rho"),
-    "positive where it is given": (lambda value: value is None or value > 0, "--action-repeat"),
+    "positive where it is given": (lambda value: value is None or value > 0, "--action-repeat --max-episode-steps"),
     "0 or more where it is given": (lambda value: value is None or value >= 0, "--pretrain-updates"),
     "positive widths": (
         lambda widths: all(width > 0 for width in widths),

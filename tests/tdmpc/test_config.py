@@ -239,6 +239,7 @@ UNSEEN: list[tuple[str, Any]] = [
     ("--updates-per-step", -1.0),
     ("--pretrain-updates", -1),
     ("--action-repeat", 0),
+    ("--max-episode-steps", 0),
     ("--eval-every", -1),
     ("--replay.capacity", 3),
     ("--replay.alpha", -1.0),
