@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class NonFiniteError(RuntimeError):
-    """A loss, gradient, plan, observation or reward is not finite; the step that would learn from it is not taken."""
+    """A loss, gradient or plan is not finite; the step that would learn from it is not taken."""
 
 
 class Update(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
 from tdmpc.envs import make_env
-from tdmpc.guard import DIVERGED
+from tdmpc.guard import DIVERGED, EnvironmentFault
 from tdmpc.lanes import episode_seed
 from tdmpc.spec import EnvSpec
 
@@ -123,5 +123,5 @@ def _decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Ten
 def _picture(env: gym.Env) -> np.ndarray:
     frame = env.render()
     if not isinstance(frame, np.ndarray):
-        raise RuntimeError(f"the environment rendered {type(frame).__name__} instead of a picture")
+        raise EnvironmentFault(f"the environment rendered {type(frame).__name__} instead of a picture")
     return frame

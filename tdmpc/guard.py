@@ -102,6 +102,17 @@ class Guard(gym.Wrapper):
             raise EnvironmentFault(f"{self._id} failed in {place}: {told(error)}") from error
         return self._last_good, 0.0, False, True, {DIVERGED: trouble}
 
+    def render(self) -> Any:
+        """Take a picture.
+
+        Raises:
+            EnvironmentFault: there is none to take.
+        """
+        try:
+            return self.env.render()
+        except Exception as error:
+            raise EnvironmentFault(f"{self._id} failed to draw a picture: {told(error)}") from error
+
     def _trouble(self, observation: Any, reward: float) -> str:
         """What is not finite, if anything; raises where the observation is unlike its space."""
         for sensor in self._sensors:

@@ -28,7 +28,7 @@ from tdmpc.state import below, prefixed
 Fault = TypeVar("Fault", NonFiniteError, EnvironmentFault)
 
 DIVERGENCES_IN_A_ROW = 10
-"""Episodes one after the other that diverge before the run stops: it would learn little from what is left of them."""
+"""Episodes of a lane, one after the other, that diverge before the run stops: little can be learned from such."""
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class Trainer:
         self.agent_steps = 0
         self.evaluated_at = 0
         self.episodes = 0
-        self.diverged = self.diverged_in_a_row = 0  # episodes
+        self.diverged = 0  # episodes
+        self.diverged_in_a_row = np.zeros(config.num_envs, dtype=np.int64)
         self.warned = False  # of terminations that the agent does not know of
         self.returns = np.zeros(config.num_envs)
         self.lengths = np.zeros(config.num_envs, dtype=np.int64)
@@ -165,14 +166,14 @@ class Trainer:
         for lane in np.flatnonzero(transition.ended):
             reason = transition.diverged[lane]
             self.diverged += bool(reason)
-            self.diverged_in_a_row = self.diverged_in_a_row + 1 if reason else 0
+            self.diverged_in_a_row[lane] = self.diverged_in_a_row[lane] + 1 if reason else 0
             if reason:
                 log.warning(
                     "the simulation diverged at environment step %s, lane %d; its episode is cut there: %s",
                     *(f"{self.env_steps:,}", lane, reason),
                 )
-            if self.diverged_in_a_row >= DIVERGENCES_IN_A_ROW:
-                count = f"{self.diverged_in_a_row} episodes in a row"
+            if self.diverged_in_a_row[lane] >= DIVERGENCES_IN_A_ROW:
+                count = f"{self.diverged_in_a_row[lane]} episodes in a row"
                 raise EnvironmentFault(f"{self.spec.id} diverged in {count}, in the last one by {reason}")
 
     def _warn_of_termination(self, transition: Transition) -> None:
@@ -321,7 +322,7 @@ class Trainer:
             "evaluated_at": self.evaluated_at,
             "episodes": self.episodes,
             "diverged": self.diverged,
-            "diverged_in_a_row": self.diverged_in_a_row,
+            "diverged_in_a_row": self.diverged_in_a_row.tolist(),
             "wall_s": self.wall_s,
             "window_updates": self.window.updates,
             "window_decisions": self.window.decisions,
@@ -346,7 +347,8 @@ class Trainer:
         self.lengths = tensors["trainer/lengths"].numpy().copy()
         self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
         self.episodes, self.wall_s = meta["episodes"], meta["wall_s"]
-        self.diverged, self.diverged_in_a_row = meta.get("diverged", 0), meta.get("diverged_in_a_row", 0)
+        self.diverged = meta.get("diverged", 0)
+        self.diverged_in_a_row[:] = meta.get("diverged_in_a_row", 0)
         self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
         environment = self._restore_environments(tensors)
         self.exploration.bit_generator.state = meta["exploration"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
 from tdmpc.evaluation import Evaluation, evaluate, frame_rate
+from tdmpc.guard import EnvironmentFault
 from tests.tdmpc.conftest import TOY, Toy, spec_of, tiny
 
 
@@ -163,6 +164,18 @@ def test_the_first_episode_is_filmed(agent: Agent) -> None:
     assert [int(frame[0, 0, 0]) for frame in filmed.frames] == list(range(1, 10))
     assert all(frame.shape == (8, 8, 3) and frame.dtype == np.uint8 for frame in filmed.frames)
     assert filmed.returns == plain.returns and plain.frames == ()
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"), [(lambda _: [][0], "IndexError: list index"), (lambda _: "", "str instead")]
+)
+def test_a_picture_that_fails_is_a_fault(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, picture: Callable[[Toy], Any], says: str
+) -> None:
+    """An environment that cannot be filmed is one line, as any other fault of it."""
+    monkeypatch.setattr(Toy, "render", picture)
+    with pytest.raises(EnvironmentFault, match=says):
+        play(agent, record=True)
 
 
 def test_a_caller_can_stop(agent: Agent) -> None:

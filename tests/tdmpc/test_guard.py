@@ -85,6 +85,17 @@ def test_a_decision_that_diverges_halfway_gives_nothing(register: Register) -> N
         assert np.array_equal(sensed, good) and (reward, truncated) == (0, True) and "gone" in info[DIVERGED]
 
 
+def test_dm_control_forgets_a_divergence() -> None:
+    """After a physics error of dm_control the next episode is, bit for bit, that of a simulation that had none."""
+    with closing(make_env("cartpole-swingup")) as fresh, closing(make_env("cartpole-swingup")) as env:
+        env.reset(seed=1)
+        env.step(HOLD)
+        env.unwrapped.get_wrapper_attr("physics").data.qpos[:] = 1e20
+        sensed, _, _, truncated, info = env.step(HOLD)
+        assert truncated and "PhysicsError" in info[DIVERGED] and np.isfinite(sensed).all()
+        assert np.array_equal(after(env, 5)[0], after(fresh, 5)[0])
+
+
 @pytest.mark.filterwarnings("ignore:.*share an object")
 def test_the_last_good_observation_is_kept_from_its_environment(register: Register) -> None:
     """An environment that writes into the array that it handed out does not change what the episode is cut at."""

@@ -99,18 +99,21 @@ def test_a_divergence_cuts_its_episode(
     assert says in line and "\n" not in line
 
 
-def test_divergence_without_end_stops_the_run(tmp_path: Path, register: Callable[..., str]) -> None:
-    """When ten episodes in a row diverged the run stops with what happened, and saves all of it apart."""
-    trainer = prepared(tiny(TOY), tmp_path, breaking(raising(RuntimeError("bad QACC"))), register)
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_divergence_without_end_stops_the_run(tmp_path: Path, register: Callable[..., str], lanes: int) -> None:
+    """When ten episodes of a lane in a row diverged the run stops with what happened, and saves all of it apart."""
+    config = tiny(TOY, num_envs=lanes, env_steps=60 * lanes)
+    trainer = prepared(config, tmp_path, breaking(raising(RuntimeError("bad QACC")), lane=lanes - 1), register)
+    step = 39 * lanes
     with pytest.raises(
-        EnvironmentFault, match=r"10 episodes in a row.*RuntimeError: bad QACC.* step 39\..*fault-39"
+        EnvironmentFault, match=rf"10 episodes in a row.*: bad QACC.* step {step}\..*fault-{step}"
     ) as it:
         trainer.run()
     assert "\n" not in str(it.value)
-    dump = checkpoint.load(tmp_path / "fault-39")
-    assert dump.tensors["fault/actions"].shape == (1, 1) and "bad QACC" in dump.meta["error"]
-    assert dump.tensors["trainer/lengths"].tolist() == [3] and len(trainer.replay.episode_actions(0)) == 3
-    assert checkpoint.load(tmp_path).meta["agent_steps"] == 25
+    dump = checkpoint.load(tmp_path / f"fault-{step}")
+    assert dump.tensors["fault/actions"].shape == (lanes, 1) and "bad QACC" in dump.meta["error"]
+    assert dump.tensors["trainer/lengths"][-1] == 3 == len(trainer.replay.episode_actions(lanes - 1))
+    assert 0 < last_saved(tmp_path) < step
 
 
 def test_only_divergences_in_a_row_stop_the_run(tmp_path: Path, register: Callable[..., str]) -> None:
@@ -120,7 +123,7 @@ def test_only_divergences_in_a_row_stop_the_run(tmp_path: Path, register: Callab
     trainer.run()
     assert trainer.diverged == 10
     trainer = prepared(config, tmp_path, breaking(raising(RuntimeError("bad QACC"))), register)
-    assert (trainer.diverged, trainer.diverged_in_a_row) == (10, 1)
+    assert (trainer.diverged, trainer.diverged_in_a_row.tolist()) == (10, [1])
 
 
 # ------------------------------------------------------------------------------------------------- faults of a program
