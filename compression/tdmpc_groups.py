@@ -352,7 +352,7 @@ def _constant_losses(subject: AgentSubject, batch: Batch, goal: Targets) -> dict
 
     ended = batch.terminated.float()
     elementwise = {
-        "consistency": around_mean(goal.latents) / config.loss.consistency_width,
+        "consistency": around_mean(goal.latents) / (config.loss.consistency_width or goal.latents.shape[-1]),
         "reward": around_mean((batch.rewards / subject.model.reward_scale)[..., None]),
         "value": config.model.value_heads * around_mean(goal.values[..., None]),
         "termination": F.binary_cross_entropy(ended.mean().expand_as(ended), ended, reduction="none"),

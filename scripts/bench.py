@@ -18,8 +18,9 @@ from rich.table import Table
 from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
 from tdmpc.agent import Actor, Agent
-from tdmpc.config import PRESETS, ConfigError, Linear, Precision, TrainConfig, preset
+from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.planner import planning_macs
+from tdmpc.presets import PRESETS, preset
 from tdmpc.spec import Batch, EnvSpec
 
 CARTPOLE = EnvSpec(
@@ -38,18 +39,18 @@ CARTPOLE = EnvSpec(
 
 def _of_width(width: int) -> TrainConfig:
     widths = dict.fromkeys(("dynamics", "reward", "termination", "policy", "value"), (width, width))
-    reference = preset("reference", CARTPOLE.id)
+    reference = preset("reference", CARTPOLE)
     return dataclasses.replace(reference, model=dataclasses.replace(reference.model, **widths))
 
 
 SETTINGS: dict[str, Callable[[], TrainConfig]] = {
-    "reference": lambda: preset("reference", CARTPOLE.id),
-    "default": lambda: preset("default", CARTPOLE.id),
+    "reference": lambda: preset("reference", CARTPOLE),
+    "default": lambda: preset("default", CARTPOLE),
     "width-256": lambda: _of_width(256),
     "width-128": lambda: _of_width(128),
     "width-48": lambda: _of_width(48),
     **{
-        f"{name}-{share}": lambda name=name, share=share: pruned(preset(name, CARTPOLE.id), CARTPOLE, share)
+        f"{name}-{share}": lambda name=name, share=share: pruned(preset(name, CARTPOLE), CARTPOLE, share)
         for name in PRESETS
         for share in (0.75, 0.97)
     },

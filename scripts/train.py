@@ -19,12 +19,13 @@ from compression.tdmpc_groups import AgentPruner, agent_groups
 from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
-from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
+from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NullPruner
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
@@ -68,36 +69,34 @@ class TrainArgs:
 
 def main(arguments: list[str]) -> int:
     """Parse, then train or resume."""
-    args = parse(arguments)
+    args, spec = parse(arguments)
     if args.resume is None:
-        start(args)
+        start(args, spec)
     else:
         resume(args, args.resume)
     return 0
 
 
-def parse(arguments: list[str]) -> TrainArgs:
-    """Several passes: the preset, or the run to go on with, decides the defaults of everything else."""
-    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments), "")))
+def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
+    """Several passes: the preset and the environment, or the run to go on with, decide the defaults of the rest."""
+    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments))))
     if args.resume is not None:
         if args.run_dir is not None or args.preset != "default":
             raise ConfigError(
                 "--resume goes on in the same folder with the same preset: leave out --run-dir and --preset"
             )
         saved = TrainArgs(runs.config(args.resume), prune=started_with(args.resume))
-        args = _resolved(_parse(arguments, saved))
+        args, spec = _resolved(_parse(arguments, saved)), runs.spec(args.resume)
         _refuse_changes(saved, args)
     else:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
-        config = preset(args.preset, resolve(args.config.env))
-        latent = _parse(arguments, TrainArgs(config)).config.model.latent
-        # The error of a latent is a mean over its coordinates, however many are asked for.
-        loss = dataclasses.replace(config.loss, consistency_width=latent)
-        args = _resolved(_parse(arguments, TrainArgs(dataclasses.replace(config, loss=loss))))
+        check(args.config)
+        spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
+        args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
     check(args.config)
     device(args.config.device)
-    return args
+    return args, spec
 
 
 def _preset_named(arguments: list[str]) -> PresetName:
@@ -150,9 +149,8 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin:
     return dataclasses.replace(args, prune=prune)
 
 
-def start(args: TrainArgs) -> dict[str, Any]:
+def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
-    spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
     args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
@@ -162,7 +160,18 @@ def start(args: TrainArgs) -> dict[str, Any]:
         "%s into %s: %d observations, %d actions, action repeat %d; episodes %s",
         *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, ending),
     )
+    log.info("%s", _chosen(args, spec))
     return _train(args, spec, folder, None)
+
+
+def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
+    """What was chosen for this environment, in a sentence."""
+    config, body = args.config, "large" if is_large(spec) else "small"
+    return (
+        f"preset {args.preset} for a {body} body: latent {config.model.latent}, dynamics {config.model.dynamics}, "
+        f"{config.planner.iterations} planner iterations of {config.planner.samples} samples, {config.random_steps:,} "
+        f"random decisions, exploration until decision {config.planner.std.steps:,}, discount {config.loss.discount}"
+    )
 
 
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
@@ -211,7 +220,7 @@ def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Check
 def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any]:
     """Write what a finished run shows: summary, film, pictures, and the page with all of them."""
     folder, spec = trainer.folder, trainer.spec
-    meta = {"env_steps": trainer.env_steps, "agent_steps": trainer.agent_steps, "wall_s": trainer.wall_s}
+    meta = {name: getattr(trainer, name) for name in ("env_steps", "agent_steps", "wall_s", "cpu_s")}
     summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
     runs.write_json(folder / runs.SUMMARY, summary)
     sink.log(evaluation_row(trainer, result))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from tdmpc.config import ConfigError, Precision, TrainConfig
 from tdmpc.losses import model_loss, policy_loss, targets
-from tdmpc.normalization import ObservationMoments, power_of_two_above
+from tdmpc.normalization import ObservationMoments, RewardMagnitudes
 from tdmpc.planner import Plan, draw_noise, imagine, mppi, propose, shift
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
@@ -35,7 +36,7 @@ class Agent:
     """Everything that learns. Pure functions do the work; this class owns the state they act on."""
 
     def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
-        self.config = config
+        self.config = config = _begun(config)
         self.spec = spec
         self.device = device(config.device)
         self.precision = resolve_precision(config, self.device)
@@ -45,7 +46,7 @@ class Agent:
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.planning = self._planning_copy()
         self.moments = ObservationMoments(spec.observation_dim)
-        self.largest_reward = 0.0
+        self.rewards = RewardMagnitudes()
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self.policy_parameters = list(self.model.components["policy"].parameters())
@@ -127,25 +128,27 @@ class Agent:
 
     # What the agent learns about the units of its environment --------------------------------------------------
 
-    def observe(self, observations: Float[Tensor, "N O"], rewards: Float[Tensor, "N"]) -> None:
-        """Take new data into the observation statistics and the reward scale."""
+    def observe(self, observations: Float[Tensor, "N O"], rewards: Float[Tensor, "N"]) -> float:
+        """Take new data into the observation statistics and the reward scale; by what factor the scale has grown."""
         if self.config.model.normalize_observations:
             self.moments.add(observations)
             for model in self._models():
                 model.observation_mean.copy_(self.moments.mean)
                 model.observation_std.copy_(self.moments.std)
-        largest = rewards.abs().max().item()
-        if self.config.model.scale_rewards and largest > self.largest_reward:
-            self._grow_reward_scale(power_of_two_above(largest))
-            self.largest_reward = largest
+        if not self.config.model.scale_rewards:
+            return 1.0
+        self.rewards.add(rewards)
+        return self._fit_reward_scale(self.rewards.scale)
 
-    def _grow_reward_scale(self, scale: float) -> None:
+    def _fit_reward_scale(self, scale: float) -> float:
+        """Grow the scale to this one, or by what was learned in it; before the first update it may shrink, too."""
         factor = scale / self.model.reward_scale.item()
-        if factor == 1.0:
-            return
+        if factor == 1.0 or (factor < 1.0 and self.updates):
+            return 1.0
         for model in self._models():
             model.grow_reward_scale(factor)
         self._rescale_moments(factor)
+        return factor
 
     def _rescale_moments(self, factor: float) -> None:
         """Leave in Adam the moments of the gradients as they are in the new units.
@@ -200,7 +203,7 @@ class Agent:
             **prefixed("optimizer", self._optimizer_state()),
             "generator": self.generator.get_state(),
             "updates": torch.tensor(self.updates),
-            "largest_reward": torch.tensor(self.largest_reward, dtype=torch.float64),
+            "reward_counts": self.rewards.counts,
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -212,7 +215,10 @@ class Agent:
         self._load_optimizers(below("optimizer", state))
         _take_up(self.generator, state["generator"])
         self.updates = int(state["updates"])
-        self.largest_reward = float(state["largest_reward"])
+        if "reward_counts" in state:
+            self.rewards.counts = state["reward_counts"].clone()
+        else:  # a checkpoint of format 1
+            self.rewards.add(state["largest_reward"][None])
 
     def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
         policy = any(parameter is mine for mine in self.policy_parameters)
@@ -232,6 +238,12 @@ class Agent:
             optimizer.state.pop(parameter, None)
             if moments:
                 optimizer.state[parameter] = moments
+
+
+def _begun(config: TrainConfig) -> TrainConfig:
+    """The settings of an agent that may be pruned later: its first latent width is on record."""
+    width = config.loss.consistency_width or config.model.latent
+    return replace(config, loss=replace(config.loss, consistency_width=width))
 
 
 class Actor:
@@ -348,7 +360,9 @@ def device(name: str) -> torch.device:
         ConfigError: there is none on this machine.
     """
     try:
-        return torch.empty(0, device=name).device
+        empty = torch.empty(0, device=name)
+        empty.tolist()  # the device ``meta`` holds no numbers
+        return empty.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used on this machine: {reason}") from error

@@ -234,6 +234,13 @@ class Replay:
         self._tree[indices[alive]] = self._leaf(priorities[alive])
         self._max_priority = float(priorities.max(initial=self._max_priority))
 
+    def rescale_priorities(self, factor: float) -> None:
+        """Multiply every raw priority: errors that were measured in other units are compared in today's."""
+        if factor != 1.0:
+            filled = np.arange(self._filled)
+            self._tree[filled] = self._tree[filled] * factor**self._config.alpha
+            self._max_priority *= factor
+
     def _leaf(self, priority: Float[np.ndarray, "B"] | float) -> Float[np.ndarray, "B"] | float:
         """What a raw priority weighs in the draw."""
         return (priority + EPSILON) ** self._config.alpha

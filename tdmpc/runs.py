@@ -134,7 +134,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
     Args:
         agent: what was evaluated.
         evaluation: its episodes.
-        meta: ``env_steps``, ``agent_steps`` and ``wall_s`` of the training so far.
+        meta: ``env_steps``, ``agent_steps``, ``wall_s`` and ``cpu_s`` of the training so far.
         dense: widths before any pruning.
     """
     config = agent.config
@@ -147,6 +147,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "env_steps": meta["env_steps"],
         "agent_steps": meta["agent_steps"],
         "wall_s": round(meta["wall_s"], 1),
+        "cpu_s": round(meta.get("cpu_s", 0.0), 1),
         "ms_per_plan_p50": evaluation.decision_ms_p50,
         **_sizes(config.model, agent),
         **{f"{name}_dense": value for name, value in _sizes(dense, agent).items()},

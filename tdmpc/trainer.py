@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import random
 import time
 from pathlib import Path
@@ -35,12 +36,14 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink, pruner: NullPruner | None = None
     ) -> None:
-        self.config, self.spec, self.folder, self.sink = config, spec, folder, sink
+        self.spec, self.folder, self.sink = spec, folder, sink
         self.pruner = pruner or NullPruner()
         if config.threads:
             torch.set_num_threads(config.threads)
         _seed_everything(config.seed)
         self.agent = Agent(config, spec)
+        self.config = self.agent.config
+        """As at first: a pruned agent has narrower widths in its own."""
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
         self.pruner.follow(self.agent)
         self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat)
@@ -61,12 +64,18 @@ class Trainer:
         self.lengths = np.zeros(config.num_envs, dtype=np.int64)
         self.window = Window()
         self.wall_s = 0.0
+        self.cpu_before = 0.0
         self.stop_requested = False
 
     @property
     def env_steps(self) -> int:
         """Environment steps so far, action repeat included."""
         return self.agent_steps * self.spec.action_repeat
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of this run in seconds, that of its earlier processes and of compilers included."""
+        return self.cpu_before + sum(os.times()[:4])
 
     # The loop --------------------------------------------------------------------------------------------------
 
@@ -121,7 +130,8 @@ class Trainer:
             transition.truncated,
             transition.observations,
         )
-        self.agent.observe(torch.from_numpy(transition.observations), torch.from_numpy(transition.rewards))
+        growth = self.agent.observe(torch.from_numpy(transition.observations), torch.from_numpy(transition.rewards))
+        self.replay.rescale_priorities(1 / growth)
         self.agent_steps += self.config.num_envs
         self.window.decisions += self.config.num_envs
         self.returns += transition.rewards
@@ -171,6 +181,7 @@ class Trainer:
             "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
             "reward_scale": self.agent.model.reward_scale.item(),
             "wall_s": round(self.wall_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
             **self.pruner.row(),
             **self.window.summary(),
         }
@@ -282,6 +293,7 @@ class Trainer:
             "evaluated_at": self.evaluated_at,
             "episodes": self.episodes,
             "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
             "window_updates": self.window.updates,
             "window_decisions": self.window.decisions,
             "exploration": self.exploration.bit_generator.state,
@@ -304,7 +316,7 @@ class Trainer:
         self.returns = tensors["trainer/returns"].numpy().copy()
         self.lengths = tensors["trainer/lengths"].numpy().copy()
         self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
-        self.episodes, self.wall_s = meta["episodes"], meta["wall_s"]
+        self.episodes, self.wall_s, self.cpu_before = meta["episodes"], meta["wall_s"], meta.get("cpu_s", 0.0)
         self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
         environment = self._restore_environments(tensors)
         self.exploration.bit_generator.state = meta["exploration"]
@@ -347,6 +359,7 @@ def evaluation_row(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
         "episodes": len(result.returns),
         "time/plan_ms": result.decision_ms_p50,
         "wall_s": round(trainer.wall_s, 3),
+        "cpu_s": round(trainer.cpu_s, 3),
     }
 
 

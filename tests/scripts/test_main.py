@@ -87,7 +87,7 @@ def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole-swingpu", "Did you mean cartpole-swingup"),
         ("train CartPole-v1", "CartPole-v1: the actions must be a Box"),
         ("train no_such_module:Mine-v0", "cannot import module 'no_such_module'"),
-        ("train Pendulum-v1 --env-steps=0", "--env-steps must be positive, got 0"),
+        ("train Pendulum-v1 --env-steps=0", "--env-steps must be at least 1, got 0"),
         ("train Pendulum-v1 --action-repeat=0", "--action-repeat must be positive where it is given, got 0"),
         ("train --resume=nowhere", "nowhere is no run folder"),
         ("evaluate nowhere", "nowhere holds no checkpoint"),

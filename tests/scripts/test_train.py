@@ -119,13 +119,6 @@ def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> 
     assert default.batch_size == reference.batch_size == 99
 
 
-def test_the_latent_s_error_is_a_mean(tmp_path: Path, parsed: list[Any]) -> None:
-    """The consistency loss is divided by the latent's width, whatever was asked for, but for who says otherwise."""
-    for number, extra in enumerate(([], ["--model.latent=20"], ["--model.latent=20", "--loss.consistency-width=50"])):
-        assert main(["train", "Pendulum-v1", "--terminates=False", *extra, f"--run-dir={tmp_path / str(number)}"]) == 0
-    assert [args.config.loss.consistency_width for args, _, _ in parsed] == [50, 20, 50]
-
-
 def test_an_existing_folder_is_refused(trained: Path, fails: Callable[..., str]) -> None:
     """A folder with a run in it is never overwritten; the error says how to go on with it."""
     before = {path: path.read_bytes() for path in trained.iterdir()}

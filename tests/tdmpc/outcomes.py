@@ -13,7 +13,7 @@ from tdmpc.metrics import read_rows
 from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import open_run
 
-CLOCKS = ("time/", "wall_s", "decisions_per_s")
+CLOCKS = ("time/", "wall_s", "cpu_s", "decisions_per_s")
 
 
 class Outcome(NamedTuple):
@@ -26,7 +26,9 @@ class Outcome(NamedTuple):
 
 def outcome(trainer: Trainer) -> Outcome:
     tensors, meta = trainer.state()
-    return Outcome(tensors, {name: value for name, value in meta.items() if name != "wall_s"}, rows_of(trainer.folder))
+    return Outcome(
+        tensors, {name: value for name, value in meta.items() if name not in CLOCKS}, rows_of(trainer.folder)
+    )
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ def test_a_summary_tells_the_figures() -> None:
     config = tiny("Pendulum-v1", seed=3)
     agent = Agent(config, spec_of(config))
     evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5))
-    meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "other": None}
+    meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "cpu_s": 45.67, "other": None}
     summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta, dense=config.model)))
     told = {
         "env": "Pendulum-v1",
@@ -157,6 +157,7 @@ def test_a_summary_tells_the_figures() -> None:
         "env_steps": 90,
         "agent_steps": 45,
         "wall_s": 12.3,
+        "cpu_s": 45.7,
         "ms_per_plan_p50": 1.75,
         "precision": "float32",
         "device": "cpu",
