@@ -174,8 +174,12 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: every problem, by the setting's name on the command line.
     """
-    _parsed(TrainConfig, to_json(config))
-    if problems := list(_contradictions(config)):
+    problems = list(_contradictions(config))
+    try:
+        from_json(TrainConfig, to_json(config))
+    except ConfigError as error:
+        problems.insert(0, str(error))
+    if problems:
         raise ConfigError("; ".join(problems))
 
 
@@ -215,7 +219,10 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
         ConfigError: a value is missing, of another type, or out of bounds; all of them are named.
     """
     _tell_foreign(kind, values)
-    return _parsed(kind, values)
+    try:  # by way of JSON: a list becomes a tuple, and nothing else becomes anything else
+        return _reader(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_problem, error.errors()))) from error
 
 
 def _tell_foreign(kind: type, values: Mapping[str, Any]) -> None:
@@ -225,14 +232,6 @@ def _tell_foreign(kind: type, values: Mapping[str, Any]) -> None:
     for name, hint in hints.items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(values.get(name), Mapping):
             _tell_foreign(hint, values[name])
-
-
-def _parsed(kind: type[T], values: Mapping[str, Any]) -> T:
-    """By way of JSON: a list becomes a tuple, and nothing else becomes anything else."""
-    try:
-        return _reader(kind).validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        raise ConfigError("; ".join(map(_problem, error.errors()))) from error
 
 
 _reader = cache(TypeAdapter)
