@@ -1,6 +1,7 @@
 """A bundle in its environment, beside the agent that it was made of."""
 
 import dataclasses
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from tdmpc.agent import Agent
 from tdmpc.config import Linear, PlannerConfig, from_json
 from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
+from tdmpc.guard import DIVERGED
 from tdmpc.lanes import episode_seed
 from tdmpc.planner import PlanNoise
 from tdmpc.trainer import load_agent
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +160,12 @@ def _episode(controller: Controller, witness: _Witness, agent: Agent, seed: int)
     """The return of one episode."""
     controller.reset()
     total, ended = 0.0, False
-    with closing(make_bare_env(agent.spec.id, action_repeat=agent.spec.action_repeat)) as env:
+    with closing(make_bare_env(agent.spec.id, **agent.spec.options)) as env:
         observation, _ = env.reset(seed=seed)
         while not ended:
             action = witness.act(observation).reshape(env.action_space.shape or ())
-            observation, reward, terminated, truncated, _ = env.step(action.astype(env.action_space.dtype))
+            observation, reward, terminated, truncated, info = env.step(action.astype(env.action_space.dtype))
             total, ended = total + float(reward), terminated or truncated
+            if DIVERGED in info:
+                log.warning("an episode of the bundle ends where the simulation diverged: %s", info[DIVERGED])
     return total

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     )
     dense = runs.config(args.run).model
     summary = {**runs.summary(agent, result, meta=meta, dense=dense), "policy": args.policy}
-    if args.video:
+    if result.frames:
         path = args.run / runs.VIDEO
         write_video(path, result.frames, frame_rate(agent.spec))
         summary["video"] = str(path)

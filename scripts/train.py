@@ -27,7 +27,7 @@ from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NullPruner
-from tdmpc.spec import EnvSpec
+from tdmpc.spec import EnvOptions, EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
 from tdmpc.video import write_video
 from tdmpc.wandb_sink import WandbMode, WandbSink
@@ -92,7 +92,9 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
         check(args.config)
-        spec = describe(args.config.env, action_repeat=args.config.action_repeat, terminates=args.config.terminates)
+        asked = args.config
+        options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
+        spec = describe(asked.env, terminates=asked.terminates, **options)
         args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
     check(args.config)
     device(args.config.device)
@@ -155,10 +157,10 @@ def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
     _write_config(args, spec, folder)
-    ending = "can end early" if spec.terminates else "end at their time limit (random play saw no other end)"
+    ending = ", or terminate before" if spec.terminates else ""
     log.info(
-        "%s into %s: %d observations, %d actions, action repeat %d; episodes %s",
-        *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, ending),
+        "%s into %s: %d observations, %d actions, action repeat %d; episodes last %d decisions%s",
+        *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
     )
     log.info("%s", _chosen(args, spec))
     return _train(args, spec, folder, None)
@@ -177,6 +179,10 @@ def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
     """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
     spec = runs.spec(folder)
+    if spec.episode_steps is None:  # it began with a version that did not ask
+        log.warning(
+            "no time limit of %s is known: if its evaluation never ends, begin anew with --max-episode-steps", spec.id
+        )
     _write_config(args, spec, folder)
     saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
     if saved is None:

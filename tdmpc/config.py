@@ -141,6 +141,8 @@ class TrainConfig:
     """Environments stepped together, sharing one batched planner."""
     action_repeat: Count | None = None
     """Environment steps for each decision; the published value of the domain when not given."""
+    max_episode_steps: Count | None = None
+    """Environment steps after which an episode is cut; the environment's own time limit when not given."""
     terminates: bool | None = None
     """Whether episodes can end before their time limit; found out by random play when not given."""
     eval_every: Whole = 0

@@ -4,57 +4,59 @@ What comes out of here is uniform: observations are flat float32 vectors, action
 [-1, 1], an action is repeated as the domain asks. Legend: ``O`` observation, ``A`` action.
 """
 
+import logging
 import math
 import os
 import re
-from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec as RegisteredSpec
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Dict, Space, Tuple
+from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatdim, flatten
-from gymnasium.wrappers import RepeatAction, TransformAction, TransformObservation
+from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
+from tdmpc.guard import DIVERGED, Guard, number, sensors, told
 from tdmpc.rendering import prepare_rendering
-from tdmpc.spec import EnvSpec
+from tdmpc.spec import EnvOptions, EnvSpec
+
+log = logging.getLogger(__name__)
 
 DOMAIN_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2, "humanoid": 2, "humanoid_CMU": 2, "dog": 2}
 """Action repeat of the published results; the other dm_control domains have 4."""
 
 
-def make_env(env_id: str, *, action_repeat: int | None = None, render: bool = False) -> gym.Env:
+def make_env(env_id: str, *, render: bool = False, **options: Unpack[EnvOptions]) -> gym.Env:
     """Make an environment with observations ``Float32[O]`` and actions ``Float32[A]`` in [-1, 1].
 
     Actions are scaled to the actuators, clipped and repeated; rewards are summed over the
-    repeat, which stops early where the episode ends. Nothing else is changed: non-finite
-    observations and rewards come through.
+    repeat, which stops early where the episode ends. A ``Guard`` watches over it.
 
     Args:
         env_id: any name that ``resolve`` takes.
-        action_repeat: environment steps for each action, at least 1; ``None`` for ``default_action_repeat``.
         render: make ``env.render()`` return ``UInt8[height width 3]``. On Linux without a display
             MuJoCo renders through EGL, unless ``MUJOCO_GL`` says otherwise.
+        options: action repeat (``None`` for ``default_action_repeat``) and time limit.
 
     Raises:
-        UnsupportedEnvironment: unknown, not installed, or spaces that the agent cannot handle.
+        UnsupportedEnvironment: unknown, not installed, spaces that the agent cannot handle, or a time limit
+            beyond the one that the environment keeps by itself.
     """
     env_id = resolve(env_id)
-    return _adapt(_construct(env_id, render), env_id, action_repeat)
+    return _adapt(_construct(env_id, options, render), env_id, options)
 
 
-def make_bare_env(env_id: str, *, action_repeat: int | None = None) -> gym.Env:
+def make_bare_env(env_id: str, **options: Unpack[EnvOptions]) -> gym.Env:
     """The environment with its own sensors and actuators, decision by decision: what a controller in use meets.
 
     Raises:
         UnsupportedEnvironment: as ``make_env``.
     """
     env_id = resolve(env_id)
-    return _repeated(_construct(env_id), env_id, action_repeat)
+    return _guarded(_construct(env_id, options), env_id, options)
 
 
 def default_action_repeat(env_id: str) -> int:
@@ -65,22 +67,37 @@ def default_action_repeat(env_id: str) -> int:
     return DOMAIN_REPEATS.get(domain, 4)
 
 
-def _construct(env_id: str, render: bool = False) -> gym.Env:
-    """The bare environment behind a canonical id."""
-    options: dict[str, Any] = {}
+def _construct(env_id: str, options: EnvOptions, render: bool = False) -> gym.Env:
+    """The bare environment behind a canonical id, with the time limit that was asked for."""
+    asked = options.get("max_episode_steps")
+    if asked is not None and asked < 1:
+        raise UnsupportedEnvironment(f"{env_id}: max_episode_steps must be at least 1, got {asked}")
+    settings: dict[str, Any] = {"max_episode_steps": asked}
     if re.fullmatch(r"dm_control/\w+-\w+-v\d+", env_id):
-        options["task_kwargs"] = {"random": 0}  # lqr draws its springs when it is built, before any reset
+        settings["task_kwargs"] = {"random": 0}  # lqr draws its springs when it is built, before any reset
+    env = _construct_rendering(env_id, settings) if render else _make(env_id, settings)
+    if asked is not None and (own := _time_limit(env_id, env)) < asked:
+        raise UnsupportedEnvironment(
+            f"{env_id} ends its episodes itself after {own:g} steps: --max-episode-steps must be at most that, "
+            f"got {asked}"
+        )
+    return env
+
+
+def _make(env_id: str, settings: dict[str, Any]) -> gym.Env:
     try:
-        return _construct_rendering(env_id, options) if render else gym.make(env_id, **options)
+        return gym.make(env_id, **settings)
     except (gym.error.Error, ImportError, AssertionError) as error:  # Gymnasium's checker of spaces asserts
         raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
+    except Exception as error:  # whatever its own program raises
+        raise UnsupportedEnvironment(f"{env_id} cannot be made: {told(error)}") from error
 
 
-def _construct_rendering(env_id: str, options: dict[str, Any]) -> gym.Env:
+def _construct_rendering(env_id: str, settings: dict[str, Any]) -> gym.Env:
     if not _has_pictures(env_id):
         raise UnsupportedEnvironment(f"{env_id} has no render mode 'rgb_array': go without pictures of it")
     prepare_rendering()
-    env = gym.make(env_id, render_mode="rgb_array", **options)
+    env = _make(env_id, {"render_mode": "rgb_array", **settings})
     uses_mujoco = env_id.startswith(DM_CONTROL) or hasattr(env.unwrapped, "mujoco_renderer")
     if uses_mujoco and os.environ.get("MUJOCO_GL") == "off":
         raise UnsupportedEnvironment(
@@ -92,30 +109,27 @@ def _construct_rendering(env_id: str, options: dict[str, Any]) -> gym.Env:
 
 def _has_pictures(env_id: str) -> bool:
     """What the class says of itself; a function that makes the environment says nothing, and is believed."""
-    maker = _registration(env_id).entry_point
+    maker = gym.registry[env_id.rpartition(":")[2]].entry_point
     metadata = getattr(load_env_creator(maker) if isinstance(maker, str) else maker, "metadata", None)
     return metadata is None or "rgb_array" in metadata.get("render_modes", ())
 
 
-def _registration(env_id: str) -> RegisteredSpec:
-    """Gymnasium's entry for a canonical id."""
-    return gym.registry[env_id.rpartition(":")[2]]
-
-
-def _adapt(env: gym.Env, env_id: str, action_repeat: int | None) -> gym.Env:
+def _adapt(env: gym.Env, env_id: str, options: EnvOptions) -> gym.Env:
     """Repeat, scale, clip and flatten; the repeat is innermost, so that the rest is done once a decision."""
-    actuators, sensors = _actuators(env_id, env.action_space), env.observation_space
-    observations = Box(-np.inf, np.inf, (_observation_dim(env_id, sensors),), np.float32)
+    actuators, space = _actuators(env_id, env.action_space), env.observation_space
+    observations = Box(-np.inf, np.inf, (_observation_dim(env_id, space),), np.float32)
     actions = Box(-1.0, 1.0, (flatdim(actuators),), np.float32)
-    env = TransformAction(_repeated(env, env_id, action_repeat), lambda action: _drive(actuators, action), actions)
-    return TransformObservation(env, lambda sensed: np.asarray(flatten(sensors, sensed), np.float32), observations)
+    env = TransformAction(_guarded(env, env_id, options), lambda action: _drive(actuators, action), actions)
+    return TransformObservation(env, lambda sensed: np.asarray(flatten(space, sensed), np.float32), observations)
 
 
-def _repeated(env: gym.Env, env_id: str, action_repeat: int | None) -> RepeatAction:
-    repeat = default_action_repeat(env_id) if action_repeat is None else action_repeat
+def _guarded(env: gym.Env, env_id: str, options: EnvOptions) -> Guard:
+    """The environment decision by decision, with what goes wrong inside it told apart."""
+    asked = options.get("action_repeat")
+    repeat = default_action_repeat(env_id) if asked is None else asked
     if repeat < 1:
         raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
-    return RepeatAction(env, repeat)
+    return Guard(RepeatAction(TransformReward(env, number), repeat), env_id)
 
 
 def _drive(actuators: Box, action: np.ndarray) -> np.ndarray:
@@ -144,13 +158,14 @@ def _actuators(env_id: str, space: Space) -> Box:
 def _observation_dim(env_id: str, space: Space) -> int:
     """Length of the flattened observation, if all of it are sensor readings."""
     expected = "a Box of sensor readings, or a Dict or Tuple of such"
-    for name, sensor in _sensors(space):
-        if not isinstance(sensor, Box):
+    for sensor in sensors(space):
+        came = f"{sensor.space} in {sensor.name!r}"
+        if not isinstance(sensor.space, Box):
             remedy = "Make numbers of it where you register it: gymnasium.wrappers.FlattenObservation does, for example"
-            raise _refusal(env_id, "observations", expected, f"{sensor} in {name!r}", remedy)
-        if sensor.dtype == np.uint8 and len(sensor.shape) >= 2:
+            raise _refusal(env_id, "observations", expected, came, remedy)
+        if sensor.space.dtype == np.uint8 and len(sensor.space.shape) >= 2:
             remedy = "Images are not supported: encode them, or leave them out (gymnasium.wrappers.FilterObservation)"
-            raise _refusal(env_id, "observations", expected, f"{sensor} in {name!r}", remedy)
+            raise _refusal(env_id, "observations", expected, came, remedy)
     if flatdim(space) == 0:
         raise _refusal(env_id, "observations", expected, f"nothing in {space}", "Give it at least one sensor")
     return flatdim(space)
@@ -160,34 +175,41 @@ def _refusal(env_id: str, part: str, expected: str, came: object, remedy: str) -
     return UnsupportedEnvironment(f"{env_id}: the {part} must be {expected}; got {came}. {remedy}")
 
 
-def _sensors(space: Space, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Space]]:
-    """Each leaf of a nested space, named ``outer/inner``, in the order in which Gymnasium flattens them."""
-    if isinstance(space, Dict | Tuple):
-        for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
-            yield from _sensors(part, (*path, str(key)))
-    else:
-        yield "/".join(path) or "observation", space
-
-
 # What an environment tells
+
+USUAL_EPISODE_STEPS = 1000
+"""Time limit in environment steps where episodes end but none is known: that of most registered environments."""
 
 
 def describe(
-    env_id: str, *, action_repeat: int | None = None, terminates: bool | None = None, probe_steps: int = 1000
+    env_id: str, *, terminates: bool | None = None, probe_steps: int = 10_000, **options: Unpack[EnvOptions]
 ) -> EnvSpec:
     """What the agent is built from.
 
-    ``terminates=None`` finds out by playing ``probe_steps`` decisions of seeded random actions; an
-    environment that ends only where random play never comes should be given ``True``.
+    ``terminates=None`` finds out by ``probe_steps`` decisions of seeded random actions, where the environment
+    does not tell; one that ends only where random play never comes should be given ``True``.
+
+    Episodes that end, but that nothing limits, get a time limit: else an agent good enough to stay alive would
+    be evaluated for ever.
 
     Raises:
-        UnsupportedEnvironment: as ``make_env``.
+        UnsupportedEnvironment: as ``make_env``, or if episodes have no time limit and no end was seen.
+        EnvironmentFault: a step of random play failed.
     """
     env_id = resolve(env_id)
-    bare = _construct(env_id)
-    with closing(_adapt(bare, env_id, action_repeat)) as env:
+    bare = _construct(env_id, options)
+    with closing(_adapt(bare, env_id, options)) as env:
         actuators = _actuators(env_id, bare.action_space)
         repeat = env.get_wrapper_attr("num_repeats")
+        limit, given = _time_limit(env_id, bare), options.get("max_episode_steps")
+        if terminates is None and _never_terminates(env_id, bare):
+            terminates = False
+        seen = _Seen(bool(terminates))
+        if terminates is None or (limit == math.inf and not terminates):
+            log.info("%s: %s decisions of random play, at most, show how its episodes end", env_id, f"{probe_steps:,}")
+            seen = _probe(env, probe_steps, until_any_end=terminates is not None)
+        if limit == math.inf:
+            limit = given = _usual_limit(env_id, seen, repeat, probe_steps)
         return EnvSpec(
             id=env_id,
             observation_dim=flatdim(env.observation_space),
@@ -195,40 +217,79 @@ def describe(
             action_low=tuple(actuators.low.ravel().tolist()),
             action_high=tuple(actuators.high.ravel().tolist()),
             action_repeat=repeat,
-            terminates=_probe(env, probe_steps) if terminates is None else terminates,
-            episode_steps=_episode_steps(env_id, env, repeat),
+            terminates=seen.terminated if terminates is None else terminates,
+            episode_steps=math.ceil(limit / repeat),
             control_period_ms=_control_period_ms(env, repeat),
-            observation_layout=tuple((name, sensor.shape or ()) for name, sensor in _sensors(bare.observation_space)),
+            observation_layout=tuple((each.name, each.space.shape or ()) for each in sensors(bare.observation_space)),
+            max_episode_steps=given,
         )
 
 
-def _probe(env: gym.Env, steps: int, seed: int = 0) -> bool:
-    """Whether any episode terminates within ``steps`` decisions of random play.
+class _Seen(NamedTuple):
+    """What random play came upon."""
+
+    terminated: bool
+    """Whether an episode terminated."""
+    longest: int = 0
+    """Decisions of the longest episode that came to an end."""
+
+
+def _probe(env: gym.Env, steps: int, *, until_any_end: bool = False, seed: int = 0) -> _Seen:
+    """Play at random until an episode terminates, or comes to any end, for at most so many decisions.
 
     Extreme actions, each held for 1 to 32 decisions, because independent draws average out: a
     car that must swing up a hill never leaves the valley.
     """
     random = np.random.default_rng(seed)
-    action, hold, ended = np.zeros(0), 0, True
+    action, hold, length, longest, ended = np.zeros(0), 0, 0, 0, True
     for _ in range(steps):
         if ended:
             env.reset(seed=int(random.integers(2**31)))
+            length = 0
         if hold == 0:
             hold = 2 ** int(random.integers(6))
             action = random.choice(np.array([-1, 1], np.float32), size=env.action_space.shape)
         hold -= 1
-        _, _, terminated, ended, _ = env.step(action)
-        if terminated:
-            return True
-    return False
+        _, _, terminated, truncated, info = env.step(action)
+        length, ended = length + 1, terminated or truncated
+        if ended and DIVERGED not in info:
+            longest = max(longest, length)
+        if terminated or (longest and until_any_end):
+            return _Seen(terminated, longest)
+    return _Seen(False, longest)
 
 
-def _episode_steps(env_id: str, env: gym.Env, repeat: int) -> int | None:
-    """Decisions until the time limit: that of the registration, or that of dm_control's environment."""
-    limit = _registration(env_id).max_episode_steps
-    if limit is None and env_id.startswith(DM_CONTROL):
-        limit = _dm_control_steps(env.unwrapped)
-    return None if limit is None or limit == math.inf else math.ceil(limit / repeat)
+def _never_terminates(env_id: str, env: gym.Env) -> bool:
+    """Whether a task of dm_control leaves what its base class says of terminations: that there are none."""
+    task = getattr(env.unwrapped, "task", None) if env_id.startswith(DM_CONTROL) else None
+    bases = {"get_termination": "dm_control.rl.control", "should_terminate_episode": "dm_control.composer.task"}
+    return any(getattr(getattr(task, method, None), "__module__", None) == base for method, base in bases.items())
+
+
+def _usual_limit(env_id: str, seen: _Seen, repeat: int, probe_steps: int) -> int:
+    """Environment steps after which episodes are cut that end, but that nothing limits."""
+    if not (seen.terminated or seen.longest):
+        raise UnsupportedEnvironment(
+            f"{env_id} has no time limit, and no episode came to an end in {probe_steps:,} decisions of random play: "
+            "its training would show no return, and its evaluation would go on for ever. Say after how many steps "
+            "an episode is cut: --max-episode-steps 1000, for example; or register it with max_episode_steps"
+        )
+    limit = max(USUAL_EPISODE_STEPS, seen.longest * repeat)
+    log.warning(
+        "%s has no time limit that is known: its episodes are cut after %s environment steps, where they have not "
+        "ended before; --max-episode-steps sets another limit",
+        *(env_id, f"{limit:,}"),
+    )
+    return limit
+
+
+def _time_limit(env_id: str, env: gym.Env) -> float:
+    """Environment steps until the first time limit of an environment, infinite where there is none."""
+    limits = [_dm_control_steps(env.unwrapped) if env_id.startswith(DM_CONTROL) else math.inf]
+    while isinstance(env, gym.Wrapper):
+        limits += [env._max_episode_steps] if isinstance(env, TimeLimit) else []
+        env = env.env
+    return min(limits)
 
 
 def _dm_control_steps(env: Any) -> float:

@@ -1,5 +1,6 @@
 """Playing episodes without exploration, with the planner or with the policy prior alone."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,8 +14,13 @@ from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
 from tdmpc.envs import make_env
+from tdmpc.guard import DIVERGED
 from tdmpc.lanes import episode_seed
 from tdmpc.spec import EnvSpec
+
+log = logging.getLogger(__name__)
+
+CUT = "episode %d of the evaluation ends after %d decisions, where the simulation diverged: %s"
 
 Policy = Literal["planner", "prior"]
 
@@ -33,6 +39,8 @@ class Evaluation:
     """Time of every decision."""
     frames: tuple[np.ndarray, ...] = ()
     """Pictures of the first episode, ``UInt8[height width 3]``, one for each decision."""
+    diverged: int = 0
+    """Episodes that ended because the simulation diverged; their returns count what was paid until then."""
 
     @property
     def return_mean(self) -> float:
@@ -70,10 +78,13 @@ def evaluate(
         policy: plan, or take the policy prior's mean action.
         record: keep pictures of the first episode.
         between_decisions: called after each decision; may raise to stop.
+
+    Raises:
+        EnvironmentFault: the environment's program failed.
     """
-    returns, lengths, times, frames = [], [], [], []
+    returns, lengths, times, frames, diverged = [], [], [], [], 0
     actor = Actor(agent, lanes=1, seed=seed)
-    with closing(make_env(agent.spec.id, action_repeat=agent.spec.action_repeat, render=record)) as env:
+    with closing(make_env(agent.spec.id, render=record, **agent.spec.options)) as env:
         for episode in range(episodes):
             observation, _ = env.reset(seed=episode_seed(seed, 0, episode))
             actor.forget(torch.ones(1, dtype=torch.bool))
@@ -82,14 +93,18 @@ def evaluate(
                 started = time.perf_counter()
                 action = _decide(actor, torch.from_numpy(observation)[None], step, policy)
                 times.append(1000 * (time.perf_counter() - started))
-                observation, reward, terminated, truncated, _ = env.step(action[0].numpy())
+                observation, reward, terminated, truncated, info = env.step(action[0].numpy())
+                if DIVERGED in info:
+                    diverged += 1
+                    log.warning(CUT, episode + 1, length, info[DIVERGED])
+                    break
                 total, length, ended = total + float(reward), length + 1, terminated or truncated
                 if record and episode == 0:
                     frames.append(_picture(env))
                 between_decisions()
             returns.append(total)
             lengths.append(length)
-    return Evaluation(tuple(returns), tuple(lengths), tuple(times), tuple(frames))
+    return Evaluation(tuple(returns), tuple(lengths), tuple(times), tuple(frames), diverged)
 
 
 def frame_rate(spec: EnvSpec) -> float:

@@ -4,7 +4,7 @@ An episode's end is told apart from its time limit. Legend: ``N`` lanes, ``O`` o
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -13,10 +13,8 @@ from jaxtyping import Bool, Float32, Int
 
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.envs import make_env
-
-
-class SimulationError(RuntimeError):
-    """The simulation itself gave up, as dm_control does when it diverges."""
+from tdmpc.guard import DIVERGED
+from tdmpc.spec import EnvOptions
 
 
 class Transition(NamedTuple):
@@ -30,6 +28,19 @@ class Transition(NamedTuple):
     """The episode ended for good: nothing is worth anything after it."""
     truncated: Bool[np.ndarray, "N"]
     """The episode was cut off, by its time limit as a rule, and would have gone on."""
+    diverged: tuple[str, ...]
+    """For each lane why its simulation diverged, empty where it did not. There was no transition in a lane that did:
+    its observation is the one before, its reward 0, its episode truncated."""
+
+    @property
+    def real(self) -> Bool[np.ndarray, "N"]:
+        """The lanes in which there was a transition."""
+        return np.array([not reason for reason in self.diverged])
+
+    @property
+    def ended(self) -> Bool[np.ndarray, "N"]:
+        """The lanes whose episode is over."""
+        return self.terminated | self.truncated
 
 
 def episode_seed(seed: int, lane: int, episode: int) -> int:
@@ -38,15 +49,15 @@ def episode_seed(seed: int, lane: int, episode: int) -> int:
 
 
 class _Uninformed(gym.Wrapper):
-    """Drops ``info``, which nobody reads: where the infos of lanes differ in shape, stacking them fails."""
+    """Drops of ``info`` what nobody reads: where the infos of lanes differ in shape, stacking them fails."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, _ = self.env.reset(seed=seed, options=options)
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        return observation, reward, terminated, truncated, {}
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {key: info[key] for key in info if key == DIVERGED}
 
 
 class Environments:
@@ -61,7 +72,7 @@ class Environments:
     episodes: Int[np.ndarray, "N"]
     """Number of the episode that runs in each lane, from 0; -1 before the first."""
 
-    def __init__(self, env_id: str, *, num_envs: int = 1, seed: int = 0, action_repeat: int | None = None) -> None:
+    def __init__(self, env_id: str, *, num_envs: int = 1, seed: int = 0, **options: Unpack[EnvOptions]) -> None:
         """Make the lanes; nothing is started before ``reset`` or ``restore``.
 
         Raises:
@@ -69,7 +80,7 @@ class Environments:
         """
         if num_envs < 1:
             raise UnsupportedEnvironment(f"num_envs must be at least 1, got {num_envs}")
-        lanes = [lambda: _Uninformed(make_env(env_id, action_repeat=action_repeat))] * num_envs
+        lanes = [lambda: _Uninformed(make_env(env_id, **options))] * num_envs
         self._lanes = SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
         self._observations = np.zeros(self._lanes.observation_space.shape or (), np.float32)
         self._ended = np.ones(num_envs, np.bool_)
@@ -83,7 +94,11 @@ class Environments:
         return self.begin(np.zeros(self.num_envs, np.bool_))
 
     def begin(self, ended: Bool[np.ndarray, "N"]) -> Float32[np.ndarray, "N O"]:
-        """Start the next episode in the lanes that are set, or never began; the current observations of all lanes."""
+        """Start the next episode in the lanes that are set, or never began; the current observations of all lanes.
+
+        Raises:
+            EnvironmentFault: one cannot begin.
+        """
         starts = ended | (self.episodes < 0)
         self.episodes = self.episodes + starts
         self._start(starts)
@@ -95,7 +110,7 @@ class Environments:
         Raises:
             ValueError: the actions do not have shape ``[N A]``.
             RuntimeError: a lane has ended, or never begun.
-            SimulationError: the simulation gave up.
+            EnvironmentFault: the environment's program failed.
         """
         if actions.shape != self._lanes.action_space.shape:
             raise ValueError(f"actions must have shape {self._lanes.action_space.shape}, got {actions.shape}")
@@ -103,12 +118,10 @@ class Environments:
             raise RuntimeError(
                 f"no episode runs in lanes {np.flatnonzero(self._ended).tolist()}: call begin(ended) first"
             )
-        try:
-            observations, rewards, terminated, truncated, _ = self._lanes.step(actions)
-        except RuntimeError as error:
-            raise SimulationError(f"the simulation failed: {error}") from error
+        observations, rewards, terminated, truncated, infos = self._lanes.step(actions)
         self._observations, self._ended = observations, terminated | truncated
-        return Transition(observations.copy(), rewards.astype(np.float32), terminated, truncated)
+        diverged = tuple(reason or "" for reason in infos.get(DIVERGED, [""] * self.num_envs))
+        return Transition(observations.copy(), rewards.astype(np.float32), terminated, truncated, diverged)
 
     def restore(
         self, episodes: Int[np.ndarray, "N"], actions: Sequence[Float32[np.ndarray, "_ A"]]

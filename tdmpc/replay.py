@@ -135,9 +135,15 @@ class Replay:
         terminated: Bool[np.ndarray, "N"],
         truncated: Bool[np.ndarray, "N"],
         next_observations: Float[np.ndarray, "N O"],
+        *,
+        real: Bool[np.ndarray, "N"] | None = None,
     ) -> None:
-        """Store one step of all lanes; ``next_observations`` are those before any reset."""
+        """Store one step of all lanes; ``next_observations`` are those before any reset.
+
+        Of a lane that is not ``real`` nothing is stored; its episode may end all the same.
+        """
         lanes = self._lanes
+        real = np.ones(lanes, dtype=bool) if real is None else real
         _expect_shape("observations", observations, (lanes, self._observation_dim))
         _expect_shape("actions", actions, (lanes, self._action_dim))
         _expect_shape("rewards", rewards, (lanes,))
@@ -145,21 +151,19 @@ class Replay:
         _expect_shape("truncated", truncated, (lanes,))
         _expect_shape("next_observations", next_observations, (lanes, self._observation_dim))
 
-        row = self._cursor
+        row = self._cursor[real]
         next_row = (row + lanes) % self._size
         self._forget(np.concatenate((row, next_row)))
-        self._rows[row] = np.column_stack((observations, actions, rewards))
-        self._rows[next_row, : self._observation_dim] = next_observations
+        self._rows[row] = np.column_stack((observations, actions, rewards))[real]
+        self._rows[next_row, : self._observation_dim] = next_observations[real]
         self._rows[next_row, self._observation_dim :] = 0.0
-        self._terminated[row] = terminated
+        self._terminated[row] = terminated[real]
         self._is_transition[row] = True
-        self._transitions += lanes
-        self._length += 1
-        self._admit(row, terminated)
-
-        ended = np.logical_or(terminated, truncated)
-        self._length[ended] = 0
-        self._cursor = np.where(ended, (next_row + lanes) % self._size, next_row)
+        self._transitions += len(row)
+        self._length += real
+        self._admit(row, terminated[real], self._length[real])
+        self._cursor[real] = next_row
+        self.cut(np.logical_or(terminated, truncated))
 
     def cut(self, lanes: Bool[np.ndarray, "N"]) -> None:
         """End the running episodes of these lanes where they are, as if their last step had been truncated."""
@@ -173,16 +177,18 @@ class Replay:
         self._windows -= int(np.count_nonzero(self._tree[rows]))
         self._is_transition[rows] = False
         self._tree[rows] = 0.0
-        self._filled = max(self._filled, int(rows.max()) + 1)
+        self._filled = max(self._filled, int(rows.max(initial=-1)) + 1)
 
-    def _admit(self, row: Int[np.ndarray, "N"], terminated: Bool[np.ndarray, "N"]) -> None:
+    def _admit(
+        self, row: Int[np.ndarray, "R"], terminated: Bool[np.ndarray, "R"], length: Int[np.ndarray, "R"]
+    ) -> None:
         """Make the windows sampleable that the newest transitions, in ``row``, have completed.
 
         That is the window which ends there; after a termination also those which start later in the
         episode. With horizon 3 and a termination in row 7 of an episode begun in row 6: windows 6 and 7.
         """
         back = np.arange(self._horizon)[:, None]
-        completed = (back < self._length) & ((back == self._horizon - 1) | terminated)
+        completed = (back < length) & ((back == self._horizon - 1) | terminated)
         starts = ((row - back * self._lanes) % self._size)[completed]
         self._tree[starts] = self._leaf(self._max_priority)
         self._windows += len(starts)

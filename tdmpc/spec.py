@@ -6,12 +6,21 @@ Axis legend, used in every signature of this project: ``B`` batch, ``T`` time, `
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class EnvOptions(TypedDict, total=False):
+    """How an environment is made, beside its id; what is left out, or ``None``, is the environment's own."""
+
+    action_repeat: int | None
+    """Environment steps for each decision, at least 1."""
+    max_episode_steps: int | None
+    """Environment steps after which an episode is cut, at least 1."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,18 @@ class EnvSpec:
     terminates: bool
     """Whether episodes can end other than by a time limit."""
     episode_steps: int | None
-    """Decisions until the time limit, ``None`` where there is none."""
+    """Decisions until the time limit; ``None`` only in runs of versions that did not ask for one."""
     control_period_ms: float | None
     """Time between two decisions, action repeat included; ``None`` where the environment does not tell."""
     observation_layout: tuple[tuple[str, tuple[int, ...]], ...]
     """Name and shape of each sensor, in the order in which they are flattened."""
+    max_episode_steps: int | None = None
+    """Time limit in environment steps, where it is not the environment's own."""
+
+    @property
+    def options(self) -> EnvOptions:
+        """With which the same environment is made again."""
+        return {"action_repeat": self.action_repeat, "max_episode_steps": self.max_episode_steps}
 
 
 class Batch(NamedTuple):

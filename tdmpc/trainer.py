@@ -5,8 +5,10 @@ import logging
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +18,18 @@ from tdmpc import checkpoint
 from tdmpc.agent import Actor, Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
-from tdmpc.lanes import Environments, SimulationError, Transition
+from tdmpc.guard import EnvironmentFault
+from tdmpc.lanes import Environments, Transition
 from tdmpc.metrics import Sink
 from tdmpc.pruner import NullPruner
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
+
+Fault = TypeVar("Fault", NonFiniteError, EnvironmentFault)
+
+DIVERGENCES_IN_A_ROW = 10
+"""Episodes one after the other that diverge before the run stops: it would learn little from what is left of them."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +54,7 @@ class Trainer:
         """As at first: a pruned agent has narrower widths in its own."""
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
         self.pruner.follow(self.agent)
-        self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, action_repeat=spec.action_repeat)
+        self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, **spec.options)
         self.replay = Replay(
             config.replay,
             observation_dim=spec.observation_dim,
@@ -60,6 +68,8 @@ class Trainer:
         self.agent_steps = 0
         self.evaluated_at = 0
         self.episodes = 0
+        self.diverged = self.diverged_in_a_row = 0  # episodes
+        self.warned = False  # of terminations that the agent does not know of
         self.returns = np.zeros(config.num_envs)
         self.lengths = np.zeros(config.num_envs, dtype=np.int64)
         self.window = Window()
@@ -85,6 +95,7 @@ class Trainer:
         Raises:
             Interrupted: ``stop_requested`` was set; a checkpoint has been written.
             NonFiniteError: what was not finite, and when; a dump has been written.
+            EnvironmentFault: what failed in the environment, and when; a dump has been written.
             CheckpointError: a checkpoint could not be written.
         """
         started = time.perf_counter() - self.wall_s
@@ -116,12 +127,11 @@ class Trainer:
         self._evaluate_if_due()
 
     def _decide(self) -> None:
-        self._check(observation=self.observations)
         with self.window.timer("plan"):
             actions = self._actions()
         with self.window.timer("environment"):
             transition = self._step(actions)
-        self._check(observation=transition.observations, reward=transition.rewards)
+        real = transition.real
         self.replay.add(
             self.observations,
             actions,
@@ -129,17 +139,21 @@ class Trainer:
             transition.terminated,
             transition.truncated,
             transition.observations,
+            real=real,
         )
-        growth = self.agent.observe(torch.from_numpy(transition.observations), torch.from_numpy(transition.rewards))
-        self.replay.rescale_priorities(1 / growth)
+        if real.any():
+            growth = self.agent.observe(
+                torch.from_numpy(transition.observations[real]), torch.from_numpy(transition.rewards[real])
+            )
+            self.replay.rescale_priorities(1 / growth)
         self.agent_steps += self.config.num_envs
         self.window.decisions += self.config.num_envs
         self.returns += transition.rewards
-        self.lengths += 1
+        self.lengths += real
         self.observations = transition.observations
-        ended = transition.terminated | transition.truncated
-        if ended.any():
-            self._finish(ended)
+        if transition.ended.any():
+            self._warn_of_termination(transition)
+            self._finish(transition.ended)
 
     def _actions(self) -> np.ndarray:
         if self.agent_steps < self.config.random_steps:
@@ -152,11 +166,34 @@ class Trainer:
             raise self._dump(error, {}) from error
 
     def _step(self, actions: np.ndarray) -> Transition:
-        try:
-            return self.envs.step(actions)
-        except SimulationError as error:
-            fault = NonFiniteError(f"{error}, at environment step {self.env_steps}")
-            raise self._dump(fault, {"fault/actions": torch.from_numpy(actions)}) from error
+        with self._dumping(actions=actions):
+            transition = self.envs.step(actions)
+            self._count_divergences(transition)
+        return transition
+
+    def _count_divergences(self, transition: Transition) -> None:
+        for lane in np.flatnonzero(transition.ended):
+            reason = transition.diverged[lane]
+            self.diverged += bool(reason)
+            self.diverged_in_a_row = self.diverged_in_a_row + 1 if reason else 0
+            if reason:
+                log.warning(
+                    "the simulation diverged at environment step %s, lane %d; its episode is cut there: %s",
+                    *(f"{self.env_steps:,}", lane, reason),
+                )
+            if self.diverged_in_a_row >= DIVERGENCES_IN_A_ROW:
+                count = f"{self.diverged_in_a_row} episodes in a row"
+                raise EnvironmentFault(f"{self.spec.id} diverged in {count}, in the last one by {reason}")
+
+    def _warn_of_termination(self, transition: Transition) -> None:
+        if self.spec.terminates or self.warned or not transition.terminated.any():
+            return
+        self.warned = True
+        log.warning(
+            "an episode terminated at environment step %s, and the agent was built for episodes that never do: without "
+            "a termination head it plans past such an end. Start a new run with --terminates True",
+            f"{self.env_steps:,}",
+        )
 
     def _finish(self, ended: np.ndarray) -> None:
         for lane in np.flatnonzero(ended):
@@ -164,7 +201,8 @@ class Trainer:
             self.sink.log(self._row(int(lane)))
         self.window = Window()
         self.returns[ended], self.lengths[ended] = 0.0, 0
-        self.observations = self.envs.begin(ended)
+        with self._dumping():
+            self.observations = self.envs.begin(ended)
         self.actor.forget(torch.from_numpy(ended))
 
     def _row(self, lane: int) -> dict[str, Any]:
@@ -176,6 +214,7 @@ class Trainer:
             "episode": self.episodes,
             "return": float(self.returns[lane]),
             "length": int(self.lengths[lane]),
+            "diverged": self.diverged,
             "updates": self.agent.updates,
             "std": planner.std(self.agent_steps),
             "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
@@ -222,14 +261,15 @@ class Trainer:
 
     def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:
         """Play episodes without exploration; training is not disturbed by it."""
-        return evaluate(
-            self.agent,
-            step=self.agent_steps,
-            episodes=episodes,
-            seed=self.config.seed + EVALUATION_STREAM,
-            record=record,
-            between_decisions=self._stop_if_asked,
-        )
+        with self._dumping():
+            return evaluate(
+                self.agent,
+                step=self.agent_steps,
+                episodes=episodes,
+                seed=self.config.seed + EVALUATION_STREAM,
+                record=record,
+                between_decisions=self._stop_if_asked,
+            )
 
     def _crossed(self, every: int) -> bool:
         """Whether the last decision reached or passed a multiple of ``every``: counts need not divide."""
@@ -242,23 +282,22 @@ class Trainer:
 
     # What must not happen --------------------------------------------------------------------------------------
 
-    def _check(self, **sensed: np.ndarray) -> None:
-        for name, values in sensed.items():
-            finite = np.isfinite(values).reshape(self.config.num_envs, -1)
-            if not finite.all():
-                lane, element = np.argwhere(~finite)[0]
-                error = NonFiniteError(
-                    f"the environment returned a {name} that is not finite at environment step {self.env_steps}, "
-                    f"lane {lane}: element {element} is {values.reshape(finite.shape)[lane, element]}"
-                )
-                raise self._dump(error, {f"fault/{name}": torch.tensor(values)})
+    @contextmanager
+    def _dumping(self, **evidence: np.ndarray) -> Iterator[None]:
+        """Save everything, and evidence, where the environment fails."""
+        try:
+            yield
+        except EnvironmentFault as error:
+            fault = EnvironmentFault(f"{error}, at environment step {self.env_steps:,}")
+            found = {f"fault/{name}": torch.from_numpy(values) for name, values in evidence.items()}
+            raise self._dump(fault, found) from error
 
-    def _dump(self, error: NonFiniteError, evidence: dict[str, Tensor]) -> NonFiniteError:
+    def _dump(self, error: Fault, evidence: dict[str, Tensor]) -> Fault:
         folder = self.folder / f"fault-{self.agent_steps}"
         folder.mkdir(exist_ok=True)
         tensors, meta = self.state()
         checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
-        return NonFiniteError(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
+        return type(error)(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
 
     # State -----------------------------------------------------------------------------------------------------
 
@@ -292,6 +331,8 @@ class Trainer:
             "env_steps": self.env_steps,
             "evaluated_at": self.evaluated_at,
             "episodes": self.episodes,
+            "diverged": self.diverged,
+            "diverged_in_a_row": self.diverged_in_a_row,
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
             "window_updates": self.window.updates,
@@ -317,6 +358,7 @@ class Trainer:
         self.lengths = tensors["trainer/lengths"].numpy().copy()
         self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
         self.episodes, self.wall_s, self.cpu_before = meta["episodes"], meta["wall_s"], meta.get("cpu_s", 0.0)
+        self.diverged, self.diverged_in_a_row = meta.get("diverged", 0), meta.get("diverged_in_a_row", 0)
         self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
         environment = self._restore_environments(tensors)
         self.exploration.bit_generator.state = meta["exploration"]
@@ -357,6 +399,7 @@ def evaluation_row(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
         "return_mean": result.return_mean,
         "return_std": result.return_std,
         "episodes": len(result.returns),
+        "diverged": result.diverged,
         "time/plan_ms": result.decision_ms_p50,
         "wall_s": round(trainer.wall_s, 3),
         "cpu_s": round(trainer.cpu_s, 3),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
 from tdmpc.envs import make_bare_env, make_env
 from tdmpc.planner import PlanNoise, mppi, planning_macs, shift
+from tdmpc.trainer import load_agent
 from tests.deploy.conftest import CASES, Exported
+from tests.tdmpc.conftest import Toy
 
 pytestmark = pytest.mark.slow
 ONE = Runtime()
@@ -332,6 +335,37 @@ def test_validation_compares_every_decision(exported: Exported, caplog: pytest.L
     assert found.precision == "fp32" and found.golden_deviation <= 1e-5
     assert len(found.bundle_returns) == len(found.torch_returns) == 2
     assert found.bundle_returns == pytest.approx(found.torch_returns, rel=0.5)
+
+
+def test_validation_cuts_episodes_where_training_did(export_case: ExportCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit of the run holds for its bundle too."""
+    exported = export_case("default")
+
+    def load(run: Path, **options: Any) -> Any:
+        agent, meta = load_agent(run, **options)
+        agent.spec = dataclasses.replace(agent.spec, max_episode_steps=4)
+        return agent, meta
+
+    monkeypatch.setattr("deploy.validation.load_agent", load)
+    assert validate(exported.folder, ONE, run=exported.run, episodes=2).decisions == 2 * 4
+
+
+def test_a_divergence_ends_an_episode_of_a_bundle(
+    export_case: ExportCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the simulation diverges an episode of the bundle ends, and that is told."""
+    exported, step = export_case("default"), Toy.step
+
+    def diverge(self: Toy, action: np.ndarray) -> Any:
+        if self.time == 4:
+            raise RuntimeError("bad QACC")
+        return step(self, action)
+
+    monkeypatch.setattr(Toy, "step", diverge)
+    found = validate(exported.folder, ONE, run=exported.run, episodes=1)
+    assert found.decisions == 5 and math.isfinite(found.bundle_returns[0])
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 2 and all("RuntimeError: bad QACC" in line for line in lines)
 
 
 def test_a_run_that_went_on_is_not_compared(export_case: ExportCase) -> None:

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from matplotlib.image import imread
@@ -25,7 +26,7 @@ from tdmpc.metrics import read_rows
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
-from tests.tdmpc.conftest import TOY
+from tests.tdmpc.conftest import TOY, Toy
 from tests.tdmpc.wandb_files import history_of, logs_of, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,65 @@ def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> 
     assert reference.model.dynamics == (512, 512) and reference.random_steps == 5000
     assert default.model != reference.model
     assert default.batch_size == reference.batch_size == 99
+
+
+@pytest.fixture
+def endless() -> Iterator[None]:
+    """Toys whose episodes never end."""
+
+    class Endless(Toy):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return *super().step(action)[:3], False, {}
+
+    gym.register("Endless-v0", entry_point=Endless)
+    yield
+    del gym.registry["Endless-v0"]
+
+
+@pytest.mark.usefixtures("endless")
+def test_an_environment_without_end_needs_a_limit(
+    tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a time limit it is refused before a folder is made; with one, training, evaluation, a run that goes on
+    and a later evaluation all cut episodes there.
+    """
+    folder = tmp_path / "run"
+    command = ["train", "Endless-v0", *TINY, f"--run-dir={folder}"]
+    assert "--max-episode-steps" in fails(*command) and not folder.exists()
+    assert main([*command, "--max-episode-steps=7"]) == 0
+    assert main(["train", "--resume", str(folder), "--env-steps=80"]) == 0
+    assert {row["length"] for row in read_rows(folder / runs.METRICS) if row["kind"] == "train"} == {7}
+    assert (runs.spec(folder).episode_steps, runs.config(folder).max_episode_steps) == (7, 7)
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--episodes=1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["diverged"] == 0
+    assert "max_episode_steps cannot change" in fails("train", "--resume", str(folder), "--max-episode-steps=9")
+
+
+def test_a_run_of_an_older_version_goes_on(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run folder and a checkpoint that know neither time limits nor divergences go on, and that is said."""
+    written = json.loads((copied / runs.CONFIG).read_text())
+    del written["config"]["max_episode_steps"], written["spec"]["max_episode_steps"]
+    written["spec"]["episode_steps"] = None
+    runs.write_json(copied / runs.CONFIG, written)
+    saved = checkpoint.load(copied)
+    meta = {name: value for name, value in saved.meta.items() if not name.startswith("diverged")}
+    checkpoint.save(copied, saved.tensors, {**meta, "spec": written["spec"], "config": written["config"]})
+    assert main(["train", "--resume", str(copied), "--env-steps=80"]) == 0
+    assert "no time limit of Toy-v0 is known" in caplog.text
+    assert main(["evaluate", str(copied), "--episodes=1"]) == 0
+
+
+def test_a_fault_of_the_environment_is_one_line(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an environment's program raises is one line on standard error, in training and in evaluation."""
+    folder = tmp_path / "run"
+    assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
+    monkeypatch.setattr(Toy, "step", lambda *_: [][0])
+    says = "Toy-v0 failed in decision 1 of an episode: IndexError: list index out of range ("
+    assert fails("evaluate", str(folder)).startswith(says)
+    assert fails("train", TOY, *TINY, f"--run-dir={tmp_path / 'another'}").startswith(says)
 
 
 def test_an_existing_folder_is_refused(trained: Path, fails: Callable[..., str]) -> None:

@@ -174,6 +174,7 @@ BAD: list[tuple[str, Any]] = [
     ("--updates-per-step", -1.0),
     ("--updates-per-step", INFINITY),
     ("--action-repeat", 0),
+    ("--max-episode-steps", 0),
     ("--threads", -1),
     ("--threads", 1.5),
     ("--seed", -1),

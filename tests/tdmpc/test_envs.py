@@ -13,8 +13,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdmpc import envs
 from tdmpc.env_names import UnsupportedEnvironment, resolve
-from tdmpc.envs import default_action_repeat, describe, make_env
+from tdmpc.envs import default_action_repeat, describe, make_bare_env, make_env
 from tdmpc.lanes import Environments
 from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
@@ -64,10 +65,22 @@ def test_what_is_not_installed_is_said(register: Callable[..., str]) -> None:
         make_env(register(make))
 
 
+def test_a_constructor_that_fails_is_named(register: Callable[..., str]) -> None:
+    """Whatever an environment raises when it is made is one error, with its kind and its place."""
+
+    def make(**options: Any) -> gym.Env:
+        raise FileNotFoundError(2, "No such file", "robot.xml")
+
+    with pytest.raises(UnsupportedEnvironment, match=r"Toy-v0 cannot be made: FileNotFoundError: .*robot.xml.*py:\d+"):
+        make_env(register(make))
+
+
 def test_numbers_are_checked() -> None:
-    """An action repeat or a number of lanes below 1 is refused."""
+    """An action repeat, a time limit or a number of lanes below 1 is refused."""
     with pytest.raises(UnsupportedEnvironment, match="action_repeat must be at least 1, got 0"):
         make_env("Pendulum-v1", action_repeat=0)
+    with pytest.raises(UnsupportedEnvironment, match="max_episode_steps must be at least 1, got -1"):
+        make_bare_env("Pendulum-v1", max_episode_steps=-1)
     with pytest.raises(UnsupportedEnvironment, match="num_envs must be at least 1, got 0"):
         Environments("Pendulum-v1", num_envs=0)
 
@@ -136,19 +149,6 @@ def test_a_repeated_action_pays_the_sum_and_ends_early(register: Callable[..., s
         assert (observation[0], reward, terminated, truncated) == (5, 9, True, False)
 
 
-def test_non_finite_values_come_through(register: Callable[..., str]) -> None:
-    """What an environment returns is not mended: the trainer must see it."""
-
-    class Broken(Toy):
-        def sense(self, action: float) -> np.ndarray:
-            return np.array([np.inf, action, 0 if self.time == 0 else -np.inf])
-
-    register(lambda **options: Broken(lasts=5))
-    with closing(make_env(TOY)) as env:
-        env.reset(seed=0)
-        assert env.step(np.ones(1, np.float32))[0].tolist() == [np.inf, 1, -np.inf]
-
-
 @pytest.mark.parametrize(
     ("name", "repeat"),
     [
@@ -180,6 +180,95 @@ def test_a_time_limit_truncates(name: str, decisions: int) -> None:
         env.reset(seed=0)
         ends = [env.step(np.zeros(env.action_space.shape, np.float32))[2:4] for _ in range(decisions)]
     assert ends == [(False, False)] * (decisions - 1) + [(False, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "decisions"),
+    [
+        ("Pendulum-v1", 50, 50),
+        ("Pendulum-v1", 333, 333),
+        ("cartpole-swingup", 100, 13),
+        ("cartpole-swingup", 1000, 125),
+    ],
+)
+def test_a_time_limit_can_be_set(name: str, limit: int, decisions: int) -> None:
+    """However it is made, an environment is cut after the steps that the user gave, fewer than its own or more."""
+    spec = describe(name, terminates=False, max_episode_steps=limit)
+    assert (spec.episode_steps, spec.max_episode_steps) == (decisions, limit)
+    for make in (make_env, make_bare_env):
+        with closing(make(name, **spec.options)) as env:
+            env.reset(seed=0)
+            action = np.zeros(env.action_space.shape, env.action_space.dtype)
+            ends = [env.step(action)[2:4] for _ in range(decisions)]
+        assert ends == [(False, False)] * (decisions - 1) + [(False, True)]
+
+
+def test_an_own_time_limit_cannot_be_lengthened(register: Callable[..., str]) -> None:
+    """A limit beyond the one that an environment keeps by itself is refused, with both numbers."""
+    register(lambda **options: gym.wrappers.TimeLimit(Toy(lasts=99), 30))
+    assert describe(TOY, terminates=False).episode_steps == 30
+    for name, own, asked in [("cartpole-swingup", 1000, 1001), (TOY, 30, 31)]:
+        for ask in (make_env, make_bare_env, describe, Environments):
+            with pytest.raises(UnsupportedEnvironment, match=f"after {own} steps.*--max-episode-steps .* got {asked}"):
+                ask(name, max_episode_steps=asked)
+
+
+@pytest.mark.parametrize("terminates", [None, False])
+def test_episodes_that_never_end_are_refused(register: Callable[..., str], terminates: bool | None) -> None:
+    """Without a time limit and without any end in random play an environment is refused, unless it is given a limit."""
+    register(lambda **options: Toy(lasts=10**9))
+    with pytest.raises(UnsupportedEnvironment, match=r"Toy-v0 .*no time limit.*--max-episode-steps"):
+        describe(TOY, terminates=terminates)
+    assert describe(TOY, terminates=terminates, max_episode_steps=40, action_repeat=3).episode_steps == 14
+
+
+class Truncating(Toy):
+    """Ends by a truncation of its own."""
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        seen, reward, ended, _, info = super().step(action)
+        return seen, reward, False, ended, info
+
+
+@pytest.mark.parametrize(
+    ("toy", "lasts", "terminates", "limit"),
+    [(Toy, 9, None, 1000), (Toy, 10**9, True, 1000), (Truncating, 9, False, 1000), (Truncating, 2400, None, 2400)],
+)
+def test_episodes_that_may_last_for_ever_are_capped(
+    register: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+    toy: type[Toy],
+    lasts: int,
+    terminates: bool | None,
+    limit: int,
+) -> None:
+    """Where episodes end but nothing limits them, they are cut after 1,000 steps or the longest one that random play
+    saw, and that is said.
+    """
+    register(lambda **options: toy(lasts=lasts))
+    spec = describe(TOY, terminates=terminates, action_repeat=2)
+    assert (spec.episode_steps, spec.options) == (limit // 2, {"action_repeat": 2, "max_episode_steps": limit})
+    assert "--max-episode-steps" in caplog.text and f"{limit:,}" in caplog.text
+
+
+def test_a_late_termination_is_found(register: Callable[..., str]) -> None:
+    """Random play looks far enough to see what happens only after thousands of decisions."""
+    register(lambda **options: Toy(lasts=9000))
+    assert describe(TOY, max_episode_steps=20_000).terminates
+
+
+def test_what_a_task_says_spares_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dm_control task whose class knows no termination is not played; one that has any is."""
+    played: list[str] = []
+    monkeypatch.setattr(envs, "_probe", lambda env, *_, **__: (played.append(env.spec.id), PROBED)[1])
+    for name in ("cartpole-swingup", "dog-run", "reach_site_features"):
+        assert not describe(name).terminates
+    assert played == []
+    monkeypatch.setattr("dm_control.suite.cartpole.Balance.get_termination", lambda *_: None, raising=False)
+    assert describe("cartpole-swingup").terminates and len(played) == 1
+
+
+PROBED = envs._Seen(terminated=True)
 
 
 @pytest.mark.parametrize(

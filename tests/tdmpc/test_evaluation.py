@@ -1,5 +1,6 @@
 """Laws of playing episodes: the same seed gives the same episodes, nothing of the agent changes."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -122,6 +123,37 @@ def spying_on_rewards() -> Any:
 def test_terminations_end_an_episode(agent: Agent, register: Callable[..., str]) -> None:
     """An episode ends with its termination too."""
     register(lambda **options: Toy(lambda toy, *step: (*step[:2], toy.time == 4), **options))
+    assert play(agent).lengths == (4, 4, 4)
+
+
+def test_a_divergence_ends_an_episode(
+    agent: Agent, register: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An episode whose simulation diverges ends there: its return so far counts, it is told and counted."""
+    whole = play(agent, episodes=1)
+    resets = itertools.count()
+
+    class Fragile(Toy):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            self.breaks = next(resets) == 1
+            return super().reset(seed=seed, options=options)
+
+    def tamper(toy: Any, point: np.ndarray, reward: float, terminated: bool) -> tuple[Any, float, bool]:
+        if toy.breaks and toy.time == 6:
+            raise RuntimeError("bad QACC")
+        return point, reward, terminated
+
+    register(lambda **options: Fragile(tamper, **options))
+    result = play(agent, record=True)
+    assert (result.lengths, result.diverged) == ((9, 5, 9), 1) and whole.diverged == 0
+    assert len(result.frames) == 9 and result.returns[0] == whole.returns[0]
+    (line,) = [record.message for record in caplog.records]
+    assert "episode 2 " in line and "after 5 decisions" in line and "RuntimeError: bad QACC" in line
+
+
+def test_an_evaluation_keeps_the_time_limit_of_the_run(agent: Agent) -> None:
+    """Episodes are cut where those of the training were."""
+    agent.spec = dataclasses.replace(agent.spec, max_episode_steps=4)
     assert play(agent).lengths == (4, 4, 4)
 
 

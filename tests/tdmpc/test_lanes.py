@@ -46,7 +46,7 @@ def test_lanes_are_independent_environments(name: str) -> None:
         before, seen = lanes.reset(), []
         for action in actions:
             after = lanes.step(action)
-            seen.append((before, *after))
+            seen.append((before, *after[:4]))
             before = lanes.begin(after.terminated | after.truncated)
         assert (lanes.episodes > 0).all()
     for lane in range(3):
@@ -111,16 +111,40 @@ def test_infos_of_any_shape_do_no_harm(register: Callable[..., str]) -> None:
         assert lanes.step(np.zeros((3, 1), np.float32)).rewards.tolist() == [1, 1, 1]
 
 
+def test_only_the_lane_that_diverges_is_cut(register: Callable[..., str]) -> None:
+    """Lanes before and after one that diverges make their step; that one stays where it was and ends, truncated."""
+
+    class Fragile(Toy):
+        def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            if action[0] > 0.9:
+                raise RuntimeError("the arm flew away")
+            return super().step(action)
+
+    register(lambda **options: Fragile(lasts=9))
+    with closing(Environments(TOY, num_envs=3)) as lanes:
+        lanes.reset()
+        before = lanes.step(np.zeros((3, 1), np.float32))
+        after = lanes.step(np.array([[0], [1], [0]], np.float32))
+        assert after.observations[:, 0].tolist() == [2, 1, 2] and after.rewards.tolist() == [2, 0, 2]
+        assert np.array_equal(after.observations[1], before.observations[1])
+        assert after.truncated.tolist() == after.ended.tolist() == [False, True, False]
+        assert after.real.tolist() == [True, False, True] and not after.terminated.any()
+        assert after.diverged[::2] == ("", "") and "RuntimeError: the arm flew away" in after.diverged[1]
+        lanes.begin(after.ended)
+        assert lanes.episodes.tolist() == [0, 1, 0]
+        assert lanes.step(np.zeros((3, 1), np.float32)).rewards.tolist() == [3, 1, 3]
+
+
 def test_what_was_handed_out_does_not_change(register: Callable[..., str]) -> None:
     """A transition keeps its observations, and a description of episodes its numbers, when the lanes go on."""
     register(lambda **options: Toy(lasts=2))
     with closing(Environments(TOY, num_envs=2)) as lanes:
         lanes.reset()
         episodes, transition = lanes.episodes, lanes.step(np.ones((2, 1), np.float32))
-        copies = [part.copy() for part in transition]
+        copies = [part.copy() for part in transition[:4]]
         lanes.step(np.zeros((2, 1), np.float32))
         lanes.begin(np.ones(2, np.bool_))
-        assert same(transition, copies)
+        assert same(transition[:4], copies)
         assert episodes.tolist() == [0, 0]
         assert lanes.episodes.tolist() == [1, 1]
 
@@ -178,7 +202,7 @@ def play(
         observations = lanes.begin(begins)
         past = [np.vstack([old[: 0 if new else None], one]) for old, new, one in zip(past, begins, action, strict=True)]
         transition = lanes.step(action)
-        seen.append((observations, lanes.episodes, *transition))
+        seen.append((observations, lanes.episodes, *transition[:4]))
         begins = transition.terminated | transition.truncated
     lanes.close()
     return seen

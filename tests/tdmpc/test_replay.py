@@ -17,7 +17,7 @@ from tdmpc.config import ReplayConfig
 from tdmpc.replay import Replay, SumTree
 from tdmpc.spec import Batch
 
-RUNS, TERMINATES, TRUNCATES, BOTH = range(4)
+RUNS, TERMINATES, TRUNCATES, BOTH, DIVERGES = range(5)
 
 
 class Window(NamedTuple):
@@ -103,11 +103,13 @@ class Recorder:
             np.array(actions)[:, None],
             np.array(rewards),
             np.array([end in (TERMINATES, BOTH) for end in ends]),
-            np.array([end in (TRUNCATES, BOTH) for end in ends]),
+            np.array([end in (TRUNCATES, BOTH, DIVERGES) for end in ends]),
             observations(after),
+            real=np.array([end != DIVERGES for end in ends]),
         )
         for lane, end in enumerate(ends):
-            self.model.add(lane, self.now[lane], actions[lane], rewards[lane], end, after[lane])
+            if end != DIVERGES:
+                self.model.add(lane, self.now[lane], actions[lane], rewards[lane], end, after[lane])
             self.now[lane] = after[lane] if end == RUNS else self.number()
 
 
@@ -142,7 +144,7 @@ def recordings(draw: st.DrawFn) -> tuple[tuple[int, int, int], list[tuple[int, .
     """Capacity, lanes and horizon of a small replay, and whether each lane's episode ends at each step."""
     horizon, lanes = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     capacity = lanes * horizon + draw(st.integers(0, 20))
-    end = st.sampled_from([RUNS] * draw(st.integers(0, 8)) + [RUNS, TERMINATES, TRUNCATES, BOTH])
+    end = st.sampled_from([RUNS] * draw(st.integers(0, 8)) + [RUNS, TERMINATES, TRUNCATES, BOTH, DIVERGES])
     return (capacity, lanes, horizon), draw(st.lists(st.tuples(*[end] * lanes), min_size=1, max_size=50))
 
 
@@ -217,6 +219,16 @@ def test_an_episode_that_ends_at_once_is_learnt_from():
     recorder.step(TERMINATES)
     only = Window((1.0, 4.0, 4.0, 4.0), (0.5, 0.0, 0.0), (1.5, 0.0, 0.0), (True, True, True), (1.0, 0.0, 0.0))
     assert windows(recorder.replay.sample(2)) == [only]
+
+
+def test_a_step_that_diverged_leaves_nothing():
+    """A lane whose simulation diverged stores no transition, and its episode ends with the one before."""
+    recorder = make(horizon=2, lanes=2)
+    for ends in [(RUNS, RUNS), (RUNS, RUNS), (RUNS, DIVERGES), (RUNS, DIVERGES), (RUNS, RUNS)]:
+        recorder.step(*ends)
+    replay = recorder.replay
+    assert (len(replay), replay.windows) == (5 + 3, 4 + 1)
+    assert [len(replay.episode_actions(lane)) for lane in range(2)] == [5, 1]
 
 
 def test_a_truncated_episode_shorter_than_the_horizon_is_never_sampled():

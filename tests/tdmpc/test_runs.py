@@ -145,7 +145,7 @@ def test_a_summary_tells_the_figures() -> None:
     """A summary has what was reached and what it cost, with the machine it was timed on, in plain JSON."""
     config = tiny("Pendulum-v1", seed=3)
     agent = Agent(config, spec_of(config))
-    evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5))
+    evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5), diverged=1)
     meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "cpu_s": 45.67, "other": None}
     summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta, dense=config.model)))
     told = {
@@ -154,6 +154,7 @@ def test_a_summary_tells_the_figures() -> None:
         "return_mean": 2.0,
         "return_std": 1.0,
         "episodes": 2,
+        "diverged": 1,
         "env_steps": 90,
         "agent_steps": 45,
         "wall_s": 12.3,

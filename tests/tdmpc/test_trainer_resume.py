@@ -80,6 +80,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: Train
     assert differing(expected, resumed) == []
 
 
+def test_a_run_with_divergences_resumes_exactly(tmp_path: Path, register: Callable[..., str]) -> None:
+    """Where simulations diverged in the past of a run, and will again, it goes on with the same bits and rows too."""
+
+    def fragile(toy: Toy, point: np.ndarray, reward: float, terminated: bool) -> tuple[Any, float, bool]:
+        if toy.time > 2 and point[0] > 0.3:
+            raise RuntimeError("bad QACC")
+        return point, reward, terminated
+
+    register(lambda **options: Toy(fragile, **options))
+    config = tiny(TOY, num_envs=2, env_steps=120)
+    expected = whole_run(config, tmp_path / "whole")
+    assert expected.meta["diverged"] >= 5 and len({row["length"] for row in expected.rows}) > 1
+    resumed, stops = run_in_parts(config, tmp_path / "parts", [7, 11, 40, 23, 36])
+    assert len(stops) == 5
+    assert differing(expected, resumed) == []
+
+
 def test_every_moment_can_be_the_last(tmp_path: Path) -> None:
     """Stopped after each step and each update, through random start, pretraining and on, nothing differs."""
     config = tiny("Pendulum-v1", env_steps=12, random_steps=6, pretrain_updates=5)

@@ -1,0 +1,217 @@
+"""Laws of what goes wrong inside an environment: a divergence ends its episode, a fault of the program is one line."""
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from tdmpc.envs import make_bare_env, make_env
+from tdmpc.guard import DIVERGED, EnvironmentFault
+from tests.tdmpc.conftest import TOY, Toy
+from tests.tdmpc.env_toys import Sled
+
+HOLD = np.zeros(1, np.float32)
+Register = Callable[..., str]
+
+
+def spoilt(spoil: Callable[..., Any], *, at: int = 4) -> Callable[..., Toy]:
+    """Toys in whose step ``at`` something else comes out: ``spoil(observation, reward)``."""
+
+    def tamper(toy: Toy, observation: np.ndarray, reward: float, terminated: bool) -> tuple[Any, Any, bool]:
+        return (*spoil(observation, reward), terminated) if toy.time == at else (observation, reward, terminated)
+
+    return lambda **options: Toy(tamper, **options)
+
+
+def raising(error: BaseException) -> Callable[..., Toy]:
+    def spoil(*_: Any) -> Any:
+        raise error
+
+    return spoilt(spoil)
+
+
+def after(env: gym.Env, steps: int) -> tuple[Any, ...]:
+    """What the last of some steps gives."""
+    env.reset(seed=0)
+    return [env.step(HOLD) for _ in range(steps)][-1]
+
+
+# -------------------------------------------------------------------------------------------------------- divergences
+
+DIVERGING = {
+    "a physics error": (raising(RuntimeError("bad\nQACC")), r"RuntimeError: bad QACC \(.*test_guard.py:\d+\)"),
+    "an overflow": (raising(OverflowError("math range")), "OverflowError: math range"),
+    "a singular matrix": (raising(np.linalg.LinAlgError("Singular")), "LinAlgError: Singular"),
+    "a nan": (spoilt(lambda seen, pay: (seen * [1, math.nan], pay)), "observation is not finite: element 1 is nan"),
+    "an infinity": (spoilt(lambda seen, pay: ([-math.inf, 0], pay)), "observation is not finite: element 0 is -inf"),
+    "more than float32": (
+        spoilt(lambda seen, pay: ([0, 1e39], pay)),
+        "observation is not finite: element 1 is 1e",
+    ),
+    "a nan reward": (spoilt(lambda seen, pay: (seen, math.nan)), "reward is not finite: nan"),
+    "an infinite reward": (spoilt(lambda seen, pay: (seen, math.inf)), "reward is not finite: inf"),
+}
+
+
+@pytest.mark.parametrize("make", [make_env, make_bare_env])
+@pytest.mark.parametrize(("toys", "says"), DIVERGING.values(), ids=DIVERGING.keys())
+def test_a_divergence_ends_the_episode(
+    register: Register, make: Callable[..., gym.Env], toys: Callable[..., Toy], says: str
+) -> None:
+    """A step in which the simulation diverges truncates the episode at the last good observation, pays nothing, and
+    tells what happened in one line; the next episode is as if nothing had been.
+    """
+    register(toys)
+    with closing(make(TOY)) as env:
+        good = after(env, 3)[0]
+        sensed, reward, terminated, truncated, info = env.step(HOLD)
+        assert np.array_equal(sensed, good) and (reward, terminated, truncated) == (0, False, True)
+        with pytest.raises(EnvironmentFault, match=says):
+            raise EnvironmentFault(info[DIVERGED])
+        assert "\n" not in info[DIVERGED]
+        assert np.array_equal(after(env, 3)[0], good) and DIVERGED not in after(env, 3)[4]
+
+
+def test_a_decision_that_diverges_halfway_gives_nothing(register: Register) -> None:
+    """Where one of the repeated steps diverges, the whole decision is none: no part of its reward is paid."""
+    register(raising(RuntimeError("gone")))
+    with closing(make_env(TOY, action_repeat=3)) as env:
+        good = after(env, 1)[0]
+        sensed, reward, _, truncated, info = env.step(HOLD)
+        assert np.array_equal(sensed, good) and (reward, truncated) == (0, True) and "gone" in info[DIVERGED]
+
+
+@pytest.mark.filterwarnings("ignore:.*share an object")
+def test_the_last_good_observation_is_kept_from_its_environment(register: Register) -> None:
+    """An environment that writes into the array that it handed out does not change what the episode is cut at."""
+
+    class Reusing(Toy):
+        def step(self, action: np.ndarray) -> Any:
+            buffer, (seen, *rest) = self.point, super().step(action)
+            buffer[:] = seen if self.time < 3 else math.nan
+            self.point = buffer
+            return buffer, *rest
+
+    register(Reusing)
+    with closing(make_bare_env(TOY)) as env:
+        good = after(env, 2)[0].copy()
+        sensed, _, _, truncated, _ = env.step(HOLD)
+        assert truncated and np.array_equal(sensed, good)
+
+
+# ------------------------------------------------------------------------------------------------- faults of a program
+
+
+@pytest.mark.parametrize("make", [make_env, make_bare_env])
+@pytest.mark.parametrize(
+    "error", [ValueError("bad\ngear"), OSError(5, "no port"), KeyError("arm"), TypeError(), AssertionError("never")]
+)
+def test_a_fault_of_the_program_is_one_line(register: Register, make: Callable[..., gym.Env], error: Exception) -> None:
+    """Any other exception names environment, decision, kind, message and place in one line, and is chained."""
+    register(raising(error))
+    with closing(make(TOY)) as env, pytest.raises(EnvironmentFault) as caught:
+        after(env, 4)
+    message = " ".join(str(error).split())
+    told = f"Toy-v0 failed in decision 4 of an episode: {type(error).__name__}{message and f': {message}'} ("
+    assert str(caught.value).startswith(told) and "test_guard.py:" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("reward", [None, "much", [1.0, 2.0], np.ones(2), {}])
+def test_a_reward_that_is_no_number_is_a_fault(register: Register, reward: Any) -> None:
+    """A reward that is no number is named as such, with what came."""
+    register(spoilt(lambda seen, pay: (seen, reward)))
+    with closing(make_env(TOY)) as env, pytest.raises(EnvironmentFault, match=r"4 .*the reward must be a number"):
+        after(env, 4)
+
+
+@pytest.mark.parametrize("reward", [2, np.float32(2), np.array([2.0]), np.array(2)])
+def test_whatever_is_one_number_is_a_reward(register: Register, reward: Any) -> None:
+    """A reward may be any kind of number, an array of one among them."""
+    register(spoilt(lambda seen, pay: (seen, reward)))
+    with closing(make_env(TOY)) as env:
+        assert after(env, 4)[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("observation", "says"),
+    [
+        (np.zeros(3), r"observation must have shape \(2,\), got \(3,\)"),
+        (np.zeros((1, 2)), r"observation must have shape \(2,\), got \(1, 2\)"),
+        (0.0, r"observation must have shape \(2,\), got 0.0"),
+        (None, r"observation must have shape \(2,\), got None"),
+        (["left", "right"], r"observation must have shape \(2,\), got \['left', 'right'\]"),
+        ([[1], [2, 3]], r"observation must have shape \(2,\), got \[\[1\], \[2, 3\]\]"),
+    ],
+)
+def test_an_observation_unlike_its_space_is_a_fault(register: Register, observation: Any, says: str) -> None:
+    """An observation that is not what its space says is named with what was expected and what came."""
+    register(spoilt(lambda seen, pay: (observation, pay)))
+    for make in (make_env, make_bare_env):
+        with closing(make(TOY)) as env, pytest.raises(EnvironmentFault, match=f"decision 4 .*{says}"):
+            after(env, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda sensed: sensed["arm"].pop("grip"), "lacks 'arm/grip'"),
+        (lambda sensed: sensed.update(wind=(np.zeros(1),)), "lacks 'wind/1'"),
+        (lambda sensed: sensed.update(arm=None), "lacks 'arm/grip'"),
+        (lambda sensed: sensed["arm"].update(joints=np.zeros(4)), r"'arm/joints' must have shape \(2, 2\), got \(4,\)"),
+    ],
+    ids=["a key", "an index", "a branch", "a shape"],
+)
+def test_a_sensor_is_named(register: Register, change: Callable[..., Any], says: str) -> None:
+    """In a nested observation the sensor that is missing or misshapen is named."""
+
+    class Broken(Sled):
+        def sense(self, action: float) -> Any:
+            sensed = super().sense(action)
+            if self.time == 4:
+                change(sensed)
+            return sensed
+
+    register(lambda **options: Broken())
+    with closing(make_env(TOY)) as env, pytest.raises(EnvironmentFault, match=f"decision 4 .*{says}"):
+        after(env, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (lambda: np.array([0, math.nan]), "observation is not finite: element 1 is nan"),
+        (lambda: np.zeros(5), r"must have shape \(2,\), got \(5,\)"),
+        (lambda: [][0], "IndexError: list index out of range"),
+        (lambda: np.linalg.inv(np.zeros((2, 2))), "LinAlgError: Singular matrix"),
+    ],
+)
+def test_a_reset_has_no_episode_to_cut(register: Register, start: Callable[[], np.ndarray], says: str) -> None:
+    """What goes wrong at a reset, a divergence too, is a fault: there is no good observation to go back to."""
+
+    class Stillborn(Toy):
+        def reset(
+            self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        ) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed, options=options)
+            return (start() if begun else self.point), {}
+
+    begun: list[int] = []
+    register(Stillborn)
+    with closing(make_env(TOY)) as env:
+        after(env, 1)
+        begun.append(1)
+        with pytest.raises(EnvironmentFault, match=f"Toy-v0 failed at a reset: .*{says}"):
+            env.reset(seed=1)
+
+
+def test_ctrl_c_passes(register: Register) -> None:
+    """Ctrl-C inside an environment is no fault of it."""
+    register(raising(KeyboardInterrupt()))
+    with closing(make_env(TOY)) as env, pytest.raises(KeyboardInterrupt):
+        after(env, 4)
