@@ -13,6 +13,8 @@ if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from tdmpc.checkpoint import CheckpointError
     from tdmpc.config import ConfigError
     from tdmpc.env_names import UnsupportedEnvironment
+    from tdmpc.metrics import MetricsError
     from tdmpc.runs import RunError
 
-    EXPECTED += (CheckpointError, ConfigError, NonFiniteError, PruneError, RunError, UnsupportedEnvironment)
+    EXPECTED += (CheckpointError, ConfigError, MetricsError, NonFiniteError, PruneError, RunError)
+    EXPECTED += (UnsupportedEnvironment,)
