@@ -155,15 +155,15 @@ def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
     args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
-    folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
-    _write_config(args, spec, folder)
+    folder = args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}")
     ending = ", or terminate before" if spec.terminates else ""
-    log.info(
-        "%s into %s: %d observations, %d actions, action repeat %d; episodes last %d decisions%s",
-        *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
-    )
-    log.info("%s", _chosen(args, spec))
-    return _train(args, spec, folder, None)
+    with runs.new(folder):
+        log.info(
+            "%s into %s: %d observations, %d actions, action repeat %d; episodes last %d decisions%s",
+            *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
+        )
+        log.info("%s", _chosen(args, spec))
+        return _train(args, spec, folder)
 
 
 def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
@@ -178,16 +178,18 @@ def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
 
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
     """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
+    with runs.locked(folder):
+        return go_on(args, folder)
+
+
+def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:
+    """The same with a run that this process has locked already."""
     spec = runs.spec(folder)
     if spec.episode_steps is None:  # it began with a version that did not ask
         log.warning(
             "no time limit of %s is known: if its evaluation never ends, begin anew with --max-episode-steps", spec.id
         )
-    _write_config(args, spec, folder)
-    saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
-    if saved is None:
-        log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
-    return _train(args, spec, folder, saved)
+    return _train(args, spec, folder)
 
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
@@ -204,36 +206,57 @@ def _revision(folder: Path) -> str | None:
     return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
 
 
-def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:
-    begin = 0 if saved is None else saved.meta["env_steps"]
+def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
+    trainer = _opened(args, spec, folder)  # reads and checks everything; from here on the folder is written to
+    begin = trainer.env_steps
+    _write_config(args, spec, folder)
     with (
-        runs.locked(folder),
         ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
         JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
         _wandb(args, folder) as wandb,
     ):
-        sink = Metrics([console, rows, wandb])
-        pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
-        trainer = Trainer(args.config, spec, folder, sink, pruner)
-        if saved is not None:
-            log.info(trainer.restore(saved))
+        trainer.sink = Metrics([console, rows, wandb])
         with _stop_on_interrupt(trainer):
             trainer.run()
             result = trainer.evaluate(args.config.eval_episodes, record=args.video)
-        return _conclude(trainer, result, sink)
+        return _conclude(trainer, result)
 
 
-def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any]:
-    """Write what a finished run shows: summary, film, pictures, and the page with all of them."""
-    folder, spec = trainer.folder, trainer.spec
-    meta = {name: getattr(trainer, name) for name in ("env_steps", "agent_steps", "wall_s", "cpu_s")}
-    summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
-    runs.write_json(folder / runs.SUMMARY, summary)
+def _opened(args: TrainArgs, spec: EnvSpec, folder: Path) -> Trainer:
+    """A trainer where the last checkpoint of a run left it, or at its start."""
+    if (folder / runs.METRICS).exists():
+        read_rows(folder / runs.METRICS)
+    saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
+    if saved is not None:
+        _refuse_shorter(args, folder, made=saved.meta["env_steps"])
+    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
+    trainer = Trainer(args.config, spec, folder, Sink(), pruner)
+    if saved is not None:
+        log.info(trainer.restore(saved))
+    elif (folder / runs.CONFIG).exists():
+        log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
+    return trainer
+
+
+def _refuse_shorter(args: TrainArgs, folder: Path, *, made: int) -> None:
+    asked = args.config.env_steps
+    if asked < made and asked != runs.config(folder).env_steps:  # a run's own end may lie within its last decision
+        raise ConfigError(
+            f"--env-steps must be at least the {made} that {folder} has made, got {asked}: it cannot become shorter"
+        )
+
+
+def _conclude(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+    """Write what a finished run shows: row, curve, film; the summary, which says that it is finished; and the page."""
+    folder, spec, sink = trainer.folder, trainer.spec, trainer.sink
     sink.log(evaluation_row(trainer, result))
     runs.write_curve(folder / runs.CURVE_TABLE, read_rows(folder / runs.METRICS))
     if result.frames:
         write_video(folder / runs.VIDEO, result.frames, frame_rate(spec))
         sink.video(folder / runs.VIDEO, trainer.env_steps)
+    meta = {name: getattr(trainer, name) for name in ("env_steps", "agent_steps", "wall_s", "cpu_s")}
+    summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
+    runs.write_json(folder / runs.SUMMARY, summary)
     for picture in write_report(folder):
         sink.image(f"report/{picture.path.stem}", picture.path, trainer.env_steps)
     log.info("return %.1f +- %.1f over %d episodes", result.return_mean, result.return_std, len(result.returns))

@@ -29,6 +29,7 @@ CURVE_TABLE = "learning_curve.csv"
 CURVE = "learning_curve.png"
 PANELS = "training.png"
 VIDEO = "video.mp4"
+LOCK = ".lock"
 
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def create(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise RunError(
                 f"{folder} exists and is never overwritten. Go on with it by: tdmpc train --resume {folder}; "
                 "or choose another --run-dir"
@@ -59,6 +60,14 @@ def create(folder: Path) -> Path:
 
 
 @contextmanager
+def new(folder: Path) -> Iterator[None]:
+    """Make a new run folder and keep it to this process; raises as ``create`` and ``locked``."""
+    with locked(create(folder)):
+        create(folder)  # another process may have begun in it, and ended, before it was locked
+        yield
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a run folder to this process; the lock falls with the process, however it ends.
 
@@ -66,7 +75,7 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process has it.
     """
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        with FileLock(folder / LOCK, blocking=False):
             yield
     except Timeout:
         raise RunError(f"another process is working on {folder}; wait for it or stop it first") from None

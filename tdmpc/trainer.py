@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdmpc import checkpoint
+from tdmpc import checkpoint, pages
 from tdmpc.agent import Actor, Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault
 from tdmpc.lanes import Environments, Transition
 from tdmpc.metrics import Sink
+from tdmpc.pages import Pages
 from tdmpc.pruner import NullPruner
-from tdmpc.replay import Replay
+from tdmpc.replay import ROWS, Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 
@@ -63,6 +64,8 @@ class Trainer:
             lanes=config.num_envs,
             seed=config.seed + 2,
         )
+        self.pages: Pages = {}
+        """Files of the run folder that hold the rows of the replay, as they were last saved or restored."""
         self.exploration = np.random.default_rng(config.seed + 3)
         self.observations = self.envs.reset()
         self.agent_steps = 0
@@ -304,9 +307,14 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint from which the run goes on exactly."""
         tensors, meta = self.state()
-        path = checkpoint.save(self.folder, tensors, meta)
-        self.sink.artifact(path, self.env_steps)
-        return path
+        known = pages.unchanged(self.pages, self.replay.changed)
+        saved = checkpoint.save(self.folder, tensors, meta, paged=[f"replay/{name}" for name in ROWS], known=known)
+        self._is_saved_in(saved.pages)
+        self.sink.artifact(saved.path, self.env_steps)
+        return saved.path
+
+    def _is_saved_in(self, known: Pages) -> None:
+        self.pages, self.replay.changed[:] = known, False
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything the run's future depends on: tensors, and what JSON holds."""
@@ -351,9 +359,8 @@ class Trainer:
             self.adopt(Agent(dataclasses.replace(self.config, model=widths), self.spec))
         self.agent.load_state(below("agent", tensors))
         self.actor.load_state(below("actor", tensors))
-        if meta.get("pruner"):
-            self.pruner.load_state(below("pruner", tensors), meta["pruner"])
         self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
+        self._is_saved_in(saved.pages)
         self.returns = tensors["trainer/returns"].numpy().copy()
         self.lengths = tensors["trainer/lengths"].numpy().copy()
         self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
@@ -366,6 +373,8 @@ class Trainer:
         random.setstate((kind, tuple(numbers), gauss))
         np.random.set_state(tuple(meta["numpy_rng"]))
         torch.set_rng_state(tensors["trainer/torch_rng"])
+        if meta.get("pruner"):  # last, for it drops the records that came after the checkpoint
+            self.pruner.load_state(below("pruner", tensors), meta["pruner"])
         return (
             f"restored {saved.path.name}: step {self.env_steps:,} of {self.config.env_steps:,}, "
             f"{self.agent.updates:,} updates, {len(self.replay):,} transitions, both optimisers, "

@@ -16,6 +16,11 @@ from tests.tdmpc.conftest import open_run
 CLOCKS = ("time/", "wall_s", "cpu_s", "decisions_per_s")
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, by their names from there on."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class Outcome(NamedTuple):
     """All that a run came to, except for how long it took."""
 

@@ -34,6 +34,27 @@ def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
         pass
 
 
+def test_a_new_folder_is_one_process_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new folder that another process works on, or has worked on before this one came to lock it, is refused; one in
+    which a run was refused before it began is taken.
+    """
+    folder = tmp_path / "run"
+    with runs.new(folder), pytest.raises(RunError, match="another process is working on"), runs.new(folder):
+        pass
+    assert {path.name for path in folder.iterdir()} <= {runs.LOCK}
+    create = runs.create
+
+    def outrun(path: Path) -> Path:
+        create(path)
+        monkeypatch.setattr(runs, "create", create)
+        (path / runs.CONFIG).touch()
+        return path
+
+    monkeypatch.setattr(runs, "create", outrun)
+    with pytest.raises(RunError, match="exists and is never overwritten"), runs.new(folder):
+        pass
+
+
 @pytest.mark.parametrize("content", ["checkpoint.safetensors", ".hidden", "notes.txt"])
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path, content: str) -> None:
     """A folder that holds anything is refused, with how to go on with it, and left as it is."""
