@@ -360,12 +360,13 @@ def device(name: str) -> torch.device:
         ConfigError: there is none on this machine.
     """
     try:
-        empty = torch.empty(0, device=name)
-        empty.tolist()  # the device ``meta`` holds no numbers
-        return empty.device
+        found = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used on this machine: {reason}") from error
+    if found.type == "meta":
+        raise ConfigError("--device meta holds no numbers: choose cpu, or cuda where there is a GPU")
+    return found
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:

@@ -470,11 +470,12 @@ def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], 
     assert "leave out --run-dir and --preset" in fails("train", "--resume", str(copied), option)
 
 
-def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str]) -> None:
-    """A device that this machine lacks is one error before a folder is made."""
+@pytest.mark.parametrize(("device", "says"), [("abacus", "cannot be used"), ("meta", "holds no numbers")])
+def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str], device: str, says: str) -> None:
+    """A device that this machine lacks, or that cannot compute, is one error before a folder is made."""
     folder = tmp_path / "run"
-    assert "--device abacus cannot be used" in fails("train", "Pendulum-v1", "--device=abacus", f"--run-dir={folder}")
-    assert not folder.exists()
+    said = fails("train", "Pendulum-v1", f"--device={device}", f"--run-dir={folder}")
+    assert f"--device {device} {says}" in said and not folder.exists()
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
