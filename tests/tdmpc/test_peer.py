@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tdmpc.agent import Actor, Agent
-from tdmpc.config import ReplayConfig, preset
+from tdmpc.config import ReplayConfig
 from tdmpc.losses import targets
 from tdmpc.planner import imagine, improve, propose, shift
+from tdmpc.presets import preset
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below
@@ -31,7 +32,7 @@ PLAN, REPLAY, SCHEDULE = (below(part, NUMBERS) for part in ("plan", "replay", "s
 UPDATES = [below(f"update/{number}", NUMBERS) for number in (1, 2)]
 """Two updates in a row: policy clipped, model not; model clipped and a sequence's loss capped, policy not."""
 
-REFERENCE = preset("reference", "dm_control/cartpole-swingup-v0")
+REFERENCE = preset("reference")
 WIDTHS = dict.fromkeys(("dynamics", "reward", "policy", "value"), (8, 8))
 CONFIG = dataclasses.replace(
     REFERENCE,
