@@ -17,7 +17,8 @@ from rich.table import Table
 from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
 from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.planner import planning_macs
 from tdmpc.presets import PRESETS, preset

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tdmpc import checkpoint, pages
-from tdmpc.agent import Actor, Agent, NonFiniteError
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault

@@ -45,6 +45,12 @@ def test_episodes_are_the_seeds(evaluated: Callable[..., dict[str, Any]]) -> Non
     assert prior["policy"] == "prior" and prior["return_mean"] != planner["return_mean"]
 
 
+def test_the_prior_stands_beside_the_planner(evaluated: Callable[..., dict[str, Any]]) -> None:
+    """Who plans is also told what the policy network alone returns on the same episodes."""
+    planner, prior = evaluated(), evaluated("--policy=prior")
+    assert (planner["prior_return_mean"], planner["prior_return_std"]) == (prior["return_mean"], prior["return_std"])
+
+
 def test_precision_is_the_runs_own(evaluated: Callable[..., dict[str, Any]]) -> None:
     """An agent is evaluated as it was trained, unless another precision is asked for."""
     assert evaluated()["precision"] == "float32"
