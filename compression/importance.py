@@ -8,13 +8,14 @@ Everything is one number for each group, so a statistic takes no more memory tha
 """
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Groups
+from compression.groups import Axis, Groups, Slice
 
 CriterionName = Literal["bayesian", "gradient", "fisher", "average", "taylor", "l1", "l2", "pq", "random"]
 Moment = Literal["absolute", "squared", "taylor"]
@@ -29,41 +30,45 @@ PRIOR = (3.0, 1e-8)
 
 
 class Reading(NamedTuple):
-    """How a parameter is added up onto groups: first over ``summed``, then each entry onto its owner."""
+    """How a parameter is added up onto an axis: over all dimensions across it, from where the axis starts."""
 
     parameter: str
-    summed: tuple[int, ...]
-    owners: Int[Tensor, "L"]
+    across: tuple[int, ...]
+    start: int
 
 
 class Tally:
-    """Adds up numbers that belong to parameters over the groups, all groups at once."""
+    """Adds up numbers that belong to parameters over the groups, all groups at once, on one device."""
 
-    def __init__(self, groups: Groups) -> None:
-        places = {axis.name: groups.places(axis) for axis in groups.axes}
-        self.readings: list[Reading] = []
-        for name, shape in groups.shapes.items():
-            for piece, axis in groups.cuts(name):
-                left = (piece.dim,) if axis.heads == 1 else (0, piece.dim)
-                summed = tuple(dim for dim in range(len(shape)) if dim not in left)
-                owners = torch.full((axis.heads, shape[piece.dim]), groups.total)  # nobody's, for example actions
-                owners[:, piece.start : piece.start + axis.size] = places[axis.name]
-                self.readings.append(Reading(name, summed, owners.flatten()))
-        self.owners = torch.cat([reading.owners for reading in self.readings])
-        self.total = groups.total
-        self.sizes = self({name: torch.ones(shape) for name, shape in groups.shapes.items()})
+    def __init__(self, groups: Groups, device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self.readings = {
+            axis: [_reading(axis, piece, groups.shapes[piece.parameter]) for piece in axis.slices]
+            for axis in groups.axes
+        }
+        self.sizes = self({name: torch.ones(shape, device=device) for name, shape in groups.shapes.items()})
         """Parameters of each group."""
 
     def __call__(self, values: Mapping[str, Tensor]) -> Float[Tensor, "U"]:
-        """The sum over each group; parameters that are not given count as zero."""
+        """The sum over each group; parameters that are not given count as zero.
+
+        Nothing is scattered: a GPU would add in any order, and the last digits would differ from run to run.
+        """
+        return torch.cat([self._along(axis, readings, values) for axis, readings in self.readings.items()])
+
+    def _along(self, axis: Axis, readings: list[Reading], values: Mapping[str, Tensor]) -> Float[Tensor, "W"]:
+        """The sums of an axis' groups, head by head."""
         sums = [
-            (values[reading.parameter].sum(reading.summed) if reading.summed else values[reading.parameter]).flatten()
-            if reading.parameter in values
-            else torch.zeros(len(reading.owners))
-            for reading in self.readings
+            (values[name].sum(across) if across else values[name]).narrow(-1, start, axis.size)
+            for name, across, start in readings
+            if name in values
         ]
-        flat = torch.cat(sums)
-        return flat.new_zeros(self.total + 1).index_add_(0, self.owners.to(flat.device), flat)[:-1]
+        return reduce(torch.add, sums).flatten() if sums else torch.zeros(axis.heads * axis.size, device=self.device)
+
+
+def _reading(axis: Axis, piece: Slice, shape: tuple[int, ...]) -> Reading:
+    along = {piece.dim} if axis.heads == 1 else {0, piece.dim}
+    return Reading(piece.parameter, tuple(dim for dim in range(len(shape)) if dim not in along), piece.start)
 
 
 # Running statistics ----------------------------------------------------------------------------------------------
@@ -83,9 +88,10 @@ class Statistics(NamedTuple):
     """What the weights of the averages sum to: 1 - smoothing^observations."""
 
 
-def nothing_seen(total: int, moments: tuple[Moment, ...]) -> Statistics:
-    """The statistics of ``total`` groups before the first observation."""
-    return Statistics({name: torch.zeros(total) for name in moments}, torch.full((total,), PRIOR[1]), PRIOR[0], 0.0)
+def nothing_seen(total: int, moments: tuple[Moment, ...], device: torch.device | str = "cpu") -> Statistics:
+    """The statistics of ``total`` groups before the first observation, on the device of the gradients to come."""
+    rate = torch.full((total,), PRIOR[1], device=device)
+    return Statistics({name: torch.zeros_like(rate) for name in moments}, rate, PRIOR[0], 0.0)
 
 
 def sums_of(
@@ -124,6 +130,7 @@ def observed(
 
 def kept(statistics: Statistics, places: Int[Tensor, "K"]) -> Statistics:
     """The statistics of the groups that stay."""
+    places = places.to(statistics.rate.device)
     return statistics._replace(
         moments={name: average[places] for name, average in statistics.moments.items()}, rate=statistics.rate[places]
     )

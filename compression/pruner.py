@@ -46,7 +46,14 @@ class OnlinePruner:
     """Prunes one subject over a training run."""
 
     def __init__(
-        self, config: PruneConfig, groups: Groups, folder: Path, *, dense: Groups | None = None, seed: int = 0
+        self,
+        config: PruneConfig,
+        groups: Groups,
+        folder: Path,
+        *,
+        dense: Groups | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Begin before the first event.
 
@@ -56,8 +63,9 @@ class OnlinePruner:
             folder: where records go.
             dense: of the subject as it was at first, which targets and limits refer to; as it is when not given.
             seed: of the random criterion.
+            device: where the subject is, and so its gradients and what they say.
         """
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.device = config, seed, device
         self.dense = dense or groups
         self.schedule, self.limits = config.plan, config.limits(self.dense)
         self.journal, self.importance = Journal(folder / EVENTS), Journal(folder / IMPORTANCE)
@@ -74,11 +82,11 @@ class OnlinePruner:
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
         """The number that each unit had when pruning began."""
         self.needed: tuple[Moment, ...] = NEEDED.get(config.criterion, ())
-        self.statistics = nothing_seen(groups.total, self.needed)
+        self.statistics = nothing_seen(groups.total, self.needed, device)
         self._follow(groups)
 
     def _follow(self, groups: Groups) -> None:
-        self.groups, self.tally = groups, Tally(groups)
+        self.groups, self.tally = groups, Tally(groups, self.device)
         self._awaited = set(groups.shapes)
         self._sums: dict[Moment, Tensor] = {}
 
@@ -283,8 +291,8 @@ class OnlinePruner:
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], groups: Groups) -> None:
         """Go on from a saved state with a subject of these groups; records made after it are dropped."""
         self.statistics = Statistics(
-            {name: tensors[f"moments/{name}"].clone() for name in self.needed},
-            tensors["rate"].clone(),
+            {name: tensors[f"moments/{name}"].to(self.device).clone() for name in self.needed},
+            tensors["rate"].to(self.device).clone(),
             meta["shape"],
             meta["weight"],
         )

@@ -352,7 +352,7 @@ def _constant_losses(subject: AgentSubject, batch: Batch, goal: Targets) -> dict
 
     ended = batch.terminated.float()
     elementwise = {
-        "consistency": around_mean(goal.latents) / config.loss.consistency_width,
+        "consistency": around_mean(goal.latents) / (config.loss.consistency_width or goal.latents.shape[-1]),
         "reward": around_mean((batch.rewards / subject.model.reward_scale)[..., None]),
         "value": config.model.value_heads * around_mean(goal.values[..., None]),
         "termination": F.binary_cross_entropy(ended.mean().expand_as(ended), ended, reduction="none"),
@@ -381,7 +381,9 @@ class AgentPruner(NullPruner):
         groups = agent_groups(agent.config.model, agent.spec, agent.config.planner)
         if not hasattr(self, "pruner") or groups.widths != self.pruner.groups.widths:
             dense = agent_groups(self.dense, agent.spec, agent.config.planner)
-            self.pruner = OnlinePruner(self.config, groups, self.folder, dense=dense, seed=agent.config.seed)
+            self.pruner = OnlinePruner(
+                self.config, groups, self.folder, dense=dense, seed=agent.config.seed, device=agent.device
+            )
         names = {id(parameter): name for name, parameter in agent.model.named_parameters()}
         agent.watch = lambda parameters: self.pruner.observe({names[id(one)]: one for one in parameters})
 

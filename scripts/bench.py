@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +14,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
 from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
-from tdmpc.agent import Actor, Agent
-from tdmpc.config import PRESETS, ConfigError, Linear, Precision, TrainConfig, preset
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
+from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.planner import planning_macs
+from tdmpc.presets import PRESETS, preset
 from tdmpc.spec import Batch, EnvSpec
 
 CARTPOLE = EnvSpec(
@@ -38,18 +40,18 @@ CARTPOLE = EnvSpec(
 
 def _of_width(width: int) -> TrainConfig:
     widths = dict.fromkeys(("dynamics", "reward", "termination", "policy", "value"), (width, width))
-    reference = preset("reference", CARTPOLE.id)
+    reference = preset("reference", CARTPOLE)
     return dataclasses.replace(reference, model=dataclasses.replace(reference.model, **widths))
 
 
 SETTINGS: dict[str, Callable[[], TrainConfig]] = {
-    "reference": lambda: preset("reference", CARTPOLE.id),
-    "default": lambda: preset("default", CARTPOLE.id),
+    "reference": lambda: preset("reference", CARTPOLE),
+    "default": lambda: preset("default", CARTPOLE),
     "width-256": lambda: _of_width(256),
     "width-128": lambda: _of_width(128),
     "width-48": lambda: _of_width(48),
     **{
-        f"{name}-{share}": lambda name=name, share=share: pruned(preset(name, CARTPOLE.id), CARTPOLE, share)
+        f"{name}-{share}": lambda name=name, share=share: pruned(preset(name, CARTPOLE), CARTPOLE, share)
         for name in PRESETS
         for share in (0.75, 0.97)
     },
@@ -58,7 +60,10 @@ SETTINGS: dict[str, Callable[[], TrainConfig]] = {
 
 @dataclass(frozen=True)
 class BenchArgs:
-    """Time plans and updates on synthetic data: medians of interleaved rounds, the planner at its full horizon."""
+    """Time plans and updates on synthetic data: medians of interleaved rounds, the planner at its full horizon.
+
+    Beside each stands what it multiplies a second, as a share of the device's fastest large matrix product.
+    """
 
     setting: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ("reference", "default")
     """Any of reference, default, width-256, width-128, width-48: published sizes on cartpole-swingup, the default
@@ -74,6 +79,7 @@ class BenchArgs:
     calls: int = 5
     """Plans and updates of each setting in a round."""
     device: str = "cpu"
+    """Torch device, for example ``cpu`` or ``cuda``."""
     profile: Path | None = None
     """Then look where the time goes, operator by operator and kernel by kernel, and write it to this text file."""
     json: bool = False
@@ -97,6 +103,9 @@ class Bench:
         self.agent = Agent(config, CARTPOLE)
         self.actor = Actor(self.agent, lanes=1, seed=0)
         self.batch = synthetic_batch(config).to(self.agent.device)
+        # Of an agent that is dropped again: counting does not go with compilation.
+        counted = Agent(dataclasses.replace(config, compile=False), CARTPOLE)
+        self.update_macs = counted_macs(lambda: counted.update(self.batch))
         self.observation = torch.randn(1, CARTPOLE.observation_dim)
         self.pruning = PruningBench(self.agent)
         self.plan_ms: list[float] = []
@@ -126,24 +135,22 @@ class Bench:
         self.agent.update(self.batch)
 
     def _time(self, call: Callable[[], None]) -> float:
-        started = time.perf_counter()
-        call()
-        if self.agent.device.type == "cuda":
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - started)
+        return milliseconds(call, self.agent.device)
 
     def profile(self, calls: int) -> str:
         """Operators and compiled kernels of plans and of updates, by the time that each takes itself."""
         self.pruning.watch(False)
         return "\n".join(
-            f"{self.setting}, {self.agent.precision}: {calls} calls of {name}\n{_profiled(call, calls)}"
+            f"{self.setting}, {self.agent.precision}: {calls} calls of {name}\n"
+            + _profiled(call, calls, self.agent.device)
             for name, call in (("plan", self._plan), ("update", self._update))
         )
 
-    def row(self) -> dict[str, Any]:
-        """The figures."""
+    def row(self, rates: Mapping[str, float]) -> dict[str, Any]:
+        """The figures; ``rates`` are the multiply-adds a second that the device is able to."""
         plan, update = float(np.median(self.plan_ms)), float(np.median(self.update_ms))
         macs = sum(planning_macs(self.config.model, CARTPOLE, self.config.planner).values())
+        per_ms = rates[self.agent.precision] / 1000
         return {
             "setting": self.setting,
             "precision": self.agent.precision,
@@ -158,17 +165,23 @@ class Bench:
             "event_ms_p50": round(float(np.median(self.event_ms)), 1),
             "decisions_per_s": round(1000 / (plan + update), 2),
             "planning_macs": macs,
+            "update_macs": self.update_macs,
+            "matmul_macs_per_s": round(rates[self.agent.precision]),
+            "plan_share_of_matmul": round(macs / plan / per_ms, 4),
+            "update_share_of_matmul": round(self.update_macs / update / per_ms, 4),
             "parameters": sum(parameter.numel() for parameter in self.agent.model.parameters()),
             "horizon": self.config.planner.horizon,
             "batch_size": self.config.batch_size,
         }
 
 
-def _profiled(call: Callable[[], None], calls: int) -> str:
+def _profiled(call: Callable[[], None], calls: int, device: torch.device) -> str:
     with torch.profiler.profile() as profile:
         for _ in range(calls):
             call()
-    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=-1, max_name_column_width=100)
+    return profile.key_averages().table(
+        sort_by=f"self_{device.type}_time_total", row_limit=-1, max_name_column_width=100
+    )
 
 
 def synthetic_batch(config: TrainConfig) -> Batch:
@@ -206,14 +219,17 @@ def main(arguments: list[str]) -> int:
     for _ in range(args.rounds):
         for bench in benches:
             bench.round(args.calls)
+    device = benches[0].agent.device
+    rates = {name: matmul_rate(device, getattr(torch, name)) for name in args.precision}
     machine = {
         "device": args.device,
+        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "processor": runs.processor(),
         "torch": torch.__version__,
         "load_before": round(before, 2),
         "load_after": round(os.getloadavg()[0], 2),
     }
-    rows = [{**bench.row(), **machine} for bench in benches]
+    rows = [{**bench.row(rates), **machine} for bench in benches]
     if args.profile:
         args.profile.write_text("\n".join(bench.profile(args.calls) for bench in benches))
     if args.json:
@@ -231,6 +247,8 @@ def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
         "update ms": "update_ms_p50",
         "watched": "watched_update_ms_p50",
         "event ms": "event_ms_p50",
+        "plan of matmul": "plan_share_of_matmul",
+        "update of matmul": "update_share_of_matmul",
     }
     table = Table(
         *columns,

@@ -55,7 +55,7 @@ class PruningBench:
         """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
         subject = AgentSubject.of(self.agent, self.replay, step=0)
         with tempfile.TemporaryDirectory() as folder:
-            pruner = OnlinePruner(self.settings, subject.groups, Path(folder))
+            pruner = OnlinePruner(self.settings, subject.groups, Path(folder), device=self.agent.device)
             pruner.statistics = self.hooks.pruner.statistics
             chosen = pruner.advance(subject, step=200)
         if chosen is not subject:

@@ -14,7 +14,8 @@ if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from tdmpc.config import ConfigError
     from tdmpc.env_names import UnsupportedEnvironment
     from tdmpc.guard import EnvironmentFault
+    from tdmpc.metrics import MetricsError
     from tdmpc.runs import RunError
 
-    EXPECTED += (CheckpointError, ConfigError, EnvironmentFault, NonFiniteError, PruneError, RunError)
+    EXPECTED += (CheckpointError, ConfigError, EnvironmentFault, MetricsError, NonFiniteError, PruneError, RunError)
     EXPECTED += (UnsupportedEnvironment,)

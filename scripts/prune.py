@@ -11,9 +11,11 @@ from tyro.conf import Positional
 
 from compression.config import PruneConfig, PruneError
 from scripts.evaluate import show
-from scripts.train import TrackArgs, TrainArgs, resume, with_pruning
+from scripts.train import TrackArgs, TrainArgs, go_on, with_pruning
 from tdmpc import checkpoint, runs
+from tdmpc.checkpoint import CheckpointError
 from tdmpc.config import ModelConfig, from_json
+from tdmpc.metrics import read_rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ def main(arguments: list[str]) -> int:
     if not args.prune.target:
         raise PruneError("--target must be above 0: nothing would be pruned")
     saved = checkpoint.load(args.run)
+    if (args.run / runs.METRICS).exists():
+        read_rows(args.run / runs.METRICS)
     config, done = runs.config(args.run), saved.meta["env_steps"]
     threads = config.threads if args.threads is None else args.threads
     config = dataclasses.replace(config, env_steps=done + args.finetune_steps, threads=threads)
@@ -51,15 +55,28 @@ def main(arguments: list[str]) -> int:
         train = with_pruning(train, runs.spec(args.run), current, begin=done)
     except PruneError as error:
         raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
-    folder = runs.create(args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned"))
-    _copy(args.run, folder, saved)
-    show(resume(train, folder), title=str(folder))
+    folder = args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned")
+    with runs.new(folder):
+        _copy(args.run, folder, saved)
+        summary = go_on(train, folder)
+    show(summary, title=str(folder))
     return 0
 
 
 def _copy(run: Path, folder: Path, saved: checkpoint.Checkpoint) -> None:
-    """What a resumed run starts from: settings, record, and a checkpoint that knows nothing of an earlier pruning."""
-    for name in (runs.CONFIG, runs.METRICS):
-        shutil.copy(run / name, folder / name)
+    """What a resumed run starts from: settings, record, and a checkpoint that knows nothing of an earlier pruning.
+
+    Raises:
+        RunError: it could not be written; nothing of it is left.
+    """
     tensors = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("pruner/")}
-    checkpoint.save(folder, tensors, {**saved.meta, "pruner": {}})
+    try:
+        for name in (runs.CONFIG, runs.METRICS):
+            if (run / name).exists():
+                shutil.copy(run / name, folder / name)
+        checkpoint.save(folder, tensors, {**saved.meta, "pruner": {}})
+    except (OSError, CheckpointError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise runs.RunError(
+            f"cannot copy {run} to {folder}: {error.__cause__ or error}. Free some space, or choose another --run-dir"
+        ) from error

@@ -19,12 +19,13 @@ from compression.tdmpc_groups import AgentPruner, agent_groups
 from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
-from tdmpc.config import PRESETS, ConfigError, ModelConfig, PresetName, TrainConfig, check, preset, to_json
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
+from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NullPruner
 from tdmpc.spec import EnvOptions, EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
@@ -68,36 +69,36 @@ class TrainArgs:
 
 def main(arguments: list[str]) -> int:
     """Parse, then train or resume."""
-    args = parse(arguments)
+    args, spec = parse(arguments)
     if args.resume is None:
-        start(args)
+        start(args, spec)
     else:
         resume(args, args.resume)
     return 0
 
 
-def parse(arguments: list[str]) -> TrainArgs:
-    """Several passes: the preset, or the run to go on with, decides the defaults of everything else."""
-    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments), "")))
+def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
+    """Several passes: the preset and the environment, or the run to go on with, decide the defaults of the rest."""
+    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments))))
     if args.resume is not None:
         if args.run_dir is not None or args.preset != "default":
             raise ConfigError(
                 "--resume goes on in the same folder with the same preset: leave out --run-dir and --preset"
             )
         saved = TrainArgs(runs.config(args.resume), prune=started_with(args.resume))
-        args = _resolved(_parse(arguments, saved))
+        args, spec = _resolved(_parse(arguments, saved)), runs.spec(args.resume)
         _refuse_changes(saved, args)
     else:
         if not args.config.env:
             raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
-        config = preset(args.preset, resolve(args.config.env))
-        latent = _parse(arguments, TrainArgs(config)).config.model.latent
-        # The error of a latent is a mean over its coordinates, however many are asked for.
-        loss = dataclasses.replace(config.loss, consistency_width=latent)
-        args = _resolved(_parse(arguments, TrainArgs(dataclasses.replace(config, loss=loss))))
+        check(args.config)
+        asked = args.config
+        options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
+        spec = describe(asked.env, terminates=asked.terminates, **options)
+        args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
     check(args.config)
     device(args.config.device)
-    return args
+    return args, spec
 
 
 def _preset_named(arguments: list[str]) -> PresetName:
@@ -150,35 +151,45 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin:
     return dataclasses.replace(args, prune=prune)
 
 
-def start(args: TrainArgs) -> dict[str, Any]:
+def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
-    asked = args.config
-    options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
-    spec = describe(asked.env, terminates=asked.terminates, **options)
     args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
-    folder = runs.create(args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}"))
-    _write_config(args, spec, folder)
+    folder = args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}")
     ending = ", or terminate before" if spec.terminates else ""
-    log.info(
-        "%s into %s: %d observations, %d actions, action repeat %d; episodes last %d decisions%s",
-        *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
+    with runs.new(folder):
+        log.info(
+            "%s into %s: %d observations, %d actions, action repeat %d; episodes last %d decisions%s",
+            *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
+        )
+        log.info("%s", _chosen(args, spec))
+        return _train(args, spec, folder)
+
+
+def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
+    """What was chosen for this environment, in a sentence."""
+    config, body = args.config, "large" if is_large(spec) else "small"
+    return (
+        f"preset {args.preset} for a {body} body: latent {config.model.latent}, dynamics {config.model.dynamics}, "
+        f"{config.planner.iterations} planner iterations of {config.planner.samples} samples, {config.random_steps:,} "
+        f"random decisions, exploration until decision {config.planner.std.steps:,}, discount {config.loss.discount}"
     )
-    return _train(args, spec, folder, None)
 
 
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
     """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
+    with runs.locked(folder):
+        return go_on(args, folder)
+
+
+def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:
+    """The same with a run that this process has locked already."""
     spec = runs.spec(folder)
     if spec.episode_steps is None:  # it began with a version that did not ask
         log.warning(
             "no time limit of %s is known: if its evaluation never ends, begin anew with --max-episode-steps", spec.id
         )
-    _write_config(args, spec, folder)
-    saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
-    if saved is None:
-        log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
-    return _train(args, spec, folder, saved)
+    return _train(args, spec, folder)
 
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
@@ -195,36 +206,57 @@ def _revision(folder: Path) -> str | None:
     return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
 
 
-def _train(args: TrainArgs, spec: EnvSpec, folder: Path, saved: checkpoint.Checkpoint | None) -> dict[str, Any]:
-    begin = 0 if saved is None else saved.meta["env_steps"]
+def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
+    trainer = _opened(args, spec, folder)  # reads and checks everything; from here on the folder is written to
+    begin = trainer.env_steps
+    _write_config(args, spec, folder)
     with (
-        runs.locked(folder),
         ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
         JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
         _wandb(args, folder) as wandb,
     ):
-        sink = Metrics([console, rows, wandb])
-        pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
-        trainer = Trainer(args.config, spec, folder, sink, pruner)
-        if saved is not None:
-            log.info(trainer.restore(saved))
+        trainer.sink = Metrics([console, rows, wandb])
         with _stop_on_interrupt(trainer):
             trainer.run()
             result = trainer.evaluate(args.config.eval_episodes, record=args.video)
-        return _conclude(trainer, result, sink)
+        return _conclude(trainer, result)
 
 
-def _conclude(trainer: Trainer, result: Evaluation, sink: Sink) -> dict[str, Any]:
-    """Write what a finished run shows: summary, film, pictures, and the page with all of them."""
-    folder, spec = trainer.folder, trainer.spec
-    meta = {"env_steps": trainer.env_steps, "agent_steps": trainer.agent_steps, "wall_s": trainer.wall_s}
-    summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
-    runs.write_json(folder / runs.SUMMARY, summary)
+def _opened(args: TrainArgs, spec: EnvSpec, folder: Path) -> Trainer:
+    """A trainer where the last checkpoint of a run left it, or at its start."""
+    if (folder / runs.METRICS).exists():
+        read_rows(folder / runs.METRICS)
+    saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
+    if saved is not None:
+        _refuse_shorter(args, folder, made=saved.meta["env_steps"])
+    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
+    trainer = Trainer(args.config, spec, folder, Sink(), pruner)
+    if saved is not None:
+        log.info(trainer.restore(saved))
+    elif (folder / runs.CONFIG).exists():
+        log.info("%s was stopped before its first checkpoint; it starts again from step 0", folder)
+    return trainer
+
+
+def _refuse_shorter(args: TrainArgs, folder: Path, *, made: int) -> None:
+    asked = args.config.env_steps
+    if asked < made and asked != runs.config(folder).env_steps:  # a run's own end may lie within its last decision
+        raise ConfigError(
+            f"--env-steps must be at least the {made} that {folder} has made, got {asked}: it cannot become shorter"
+        )
+
+
+def _conclude(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+    """Write what a finished run shows: row, curve, film; the summary, which says that it is finished; and the page."""
+    folder, spec, sink = trainer.folder, trainer.spec, trainer.sink
     sink.log(evaluation_row(trainer, result))
     runs.write_curve(folder / runs.CURVE_TABLE, read_rows(folder / runs.METRICS))
     if result.frames:
         write_video(folder / runs.VIDEO, result.frames, frame_rate(spec))
         sink.video(folder / runs.VIDEO, trainer.env_steps)
+    meta = {name: getattr(trainer, name) for name in ("env_steps", "agent_steps", "wall_s", "cpu_s")}
+    summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
+    runs.write_json(folder / runs.SUMMARY, summary)
     for picture in write_report(folder):
         sink.image(f"report/{picture.path.stem}", picture.path, trainer.env_steps)
     log.info("return %.1f +- %.1f over %d episodes", result.return_mean, result.return_std, len(result.returns))

@@ -1,18 +1,19 @@
-"""The agent: a world model with its target network, optimisers and precision; and the actor that plans with it."""
+"""The agent: a world model with its target network, optimisers and precision."""
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdmpc.config import ConfigError, Precision, TrainConfig
 from tdmpc.losses import model_loss, policy_loss, targets
-from tdmpc.normalization import ObservationMoments, power_of_two_above
-from tdmpc.planner import Plan, draw_noise, imagine, mppi, propose, shift
+from tdmpc.normalization import ObservationMoments, RewardMagnitudes
+from tdmpc.planner import imagine, propose
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 from tdmpc.world_model import WorldModel
@@ -35,7 +36,7 @@ class Agent:
     """Everything that learns. Pure functions do the work; this class owns the state they act on."""
 
     def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
-        self.config = config
+        self.config = config = _begun(config)
         self.spec = spec
         self.device = device(config.device)
         self.precision = resolve_precision(config, self.device)
@@ -45,7 +46,7 @@ class Agent:
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.planning = self._planning_copy()
         self.moments = ObservationMoments(spec.observation_dim)
-        self.largest_reward = 0.0
+        self.rewards = RewardMagnitudes()
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self.policy_parameters = list(self.model.components["policy"].parameters())
@@ -127,25 +128,27 @@ class Agent:
 
     # What the agent learns about the units of its environment --------------------------------------------------
 
-    def observe(self, observations: Float[Tensor, "N O"], rewards: Float[Tensor, "N"]) -> None:
-        """Take new data into the observation statistics and the reward scale."""
+    def observe(self, observations: Float[Tensor, "N O"], rewards: Float[Tensor, "N"]) -> float:
+        """Take new data into the observation statistics and the reward scale; by what factor the scale has grown."""
         if self.config.model.normalize_observations:
             self.moments.add(observations)
             for model in self._models():
                 model.observation_mean.copy_(self.moments.mean)
                 model.observation_std.copy_(self.moments.std)
-        largest = rewards.abs().max().item()
-        if self.config.model.scale_rewards and largest > self.largest_reward:
-            self._grow_reward_scale(power_of_two_above(largest))
-            self.largest_reward = largest
+        if not self.config.model.scale_rewards:
+            return 1.0
+        self.rewards.add(rewards)
+        return self._fit_reward_scale(self.rewards.scale)
 
-    def _grow_reward_scale(self, scale: float) -> None:
+    def _fit_reward_scale(self, scale: float) -> float:
+        """Grow the scale to this one, or by what was learned in it; before the first update it may shrink, too."""
         factor = scale / self.model.reward_scale.item()
-        if factor == 1.0:
-            return
+        if factor == 1.0 or (factor < 1.0 and self.updates):
+            return 1.0
         for model in self._models():
             model.grow_reward_scale(factor)
         self._rescale_moments(factor)
+        return factor
 
     def _rescale_moments(self, factor: float) -> None:
         """Leave in Adam the moments of the gradients as they are in the new units.
@@ -200,7 +203,7 @@ class Agent:
             **prefixed("optimizer", self._optimizer_state()),
             "generator": self.generator.get_state(),
             "updates": torch.tensor(self.updates),
-            "largest_reward": torch.tensor(self.largest_reward, dtype=torch.float64),
+            "reward_counts": self.rewards.counts,
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -210,9 +213,12 @@ class Agent:
         self.planning.load_state_dict(below("model", state))
         self.moments.load_state(below("moments", state))
         self._load_optimizers(below("optimizer", state))
-        _take_up(self.generator, state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.updates = int(state["updates"])
-        self.largest_reward = float(state["largest_reward"])
+        if "reward_counts" in state:
+            self.rewards.counts = state["reward_counts"].clone()
+        else:  # a checkpoint of format 1
+            self.rewards.add(state["largest_reward"][None])
 
     def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
         policy = any(parameter is mine for mine in self.policy_parameters)
@@ -234,74 +240,10 @@ class Agent:
                 optimizer.state[parameter] = moments
 
 
-class Actor:
-    """Plans for ``N`` lanes, each with its own warm start, from one stream of noise."""
-
-    def __init__(self, agent: Agent, *, lanes: int, seed: int) -> None:
-        self.agent = agent
-        self.lanes = lanes
-        self.generator = torch.Generator(agent.device).manual_seed(seed)
-        self.mean = torch.zeros(agent.config.planner.horizon, lanes, agent.spec.action_dim, device=agent.device)
-
-    @torch.no_grad()
-    def act(self, observations: Float[Tensor, "N O"], *, step: int, explore: bool) -> Float[Tensor, "N A"]:
-        """Actions in [-1, 1]: the plan's mean, or in training a random elite with exploration noise.
-
-        Args:
-            observations: in sensor units.
-            step: agent step, for the schedules of horizon and deviation.
-            explore: whether to explore.
-
-        Raises:
-            NonFiniteError: the plan is not finite.
-        """
-        plan = self._plan(observations.to(self.agent.device), step)
-        if not torch.isfinite(plan.value).all():
-            raise NonFiniteError(f"the plan is not finite at agent step {step}")
-        action = self._explore(plan) if explore else plan.mean[0]
-        return action.clamp(-1, 1).cpu()
-
-    def forget(self, ended: Bool[Tensor, "N"]) -> None:
-        """Drop the warm start of lanes whose episode ended."""
-        self.mean[:, ended.to(self.mean.device)] = 0
-
-    def _plan(self, observations: Tensor, step: int) -> Plan:
-        agent, config = self.agent, self.agent.config.planner
-        horizon, min_std = min(config.horizon, int(config.horizon_schedule(step))), config.std(step)
-        noise = draw_noise(
-            self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
-        )
-        model = agent.planning_model()
-        plan = mppi(
-            model,
-            model.encode(observations),
-            self.mean[:horizon],
-            noise,
-            config=config,
-            discount=agent.config.loss.discount,
-            min_std=min_std,
-            propose=agent.propose,
-            evaluate=agent.imagine,
-        )
-        self.mean[:horizon] = plan.mean
-        self.mean = shift(self.mean)
-        return plan
-
-    def _explore(self, plan: Plan) -> Float[Tensor, "N A"]:
-        pick = torch.multinomial(plan.weights, 1, generator=self.generator)
-        index = pick[:, :, None].expand(-1, -1, plan.elites.shape[-1])
-        elite = plan.elites[0].gather(1, index).squeeze(1)
-        noise = torch.randn(elite.shape, generator=self.generator, device=elite.device)
-        return elite + plan.std[0] * noise
-
-    def state(self) -> dict[str, Tensor]:
-        """Warm starts and noise stream."""
-        return {"mean": self.mean, "generator": self.generator.get_state()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state."""
-        self.mean = state["mean"].to(self.agent.device).clone()
-        _take_up(self.generator, state["generator"])
+def _begun(config: TrainConfig) -> TrainConfig:
+    """The settings of an agent that may be pruned later: its first latent width is on record."""
+    width = config.loss.consistency_width or config.model.latent
+    return replace(config, loss=replace(config.loss, consistency_width=width))
 
 
 @contextmanager
@@ -335,7 +277,7 @@ def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
     return cast(Function, torch.compile(function, dynamic=False, options=COMPILATION))
 
 
-def _take_up(generator: torch.Generator, state: Tensor) -> None:
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Go on with a stream of random numbers; one of another kind of device cannot be, and a new one starts."""
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
@@ -348,10 +290,13 @@ def device(name: str) -> torch.device:
         ConfigError: there is none on this machine.
     """
     try:
-        return torch.empty(0, device=name).device
+        found = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used on this machine: {reason}") from error
+    if found.type == "meta":
+        raise ConfigError("--device meta holds no numbers: choose cpu, or cuda where there is a GPU")
+    return found
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:

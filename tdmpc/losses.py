@@ -58,12 +58,13 @@ def model_loss(model: WorldModel, batch: Batch, goal: Targets, *, config: LossCo
     """Consistency, reward, value and termination losses of an open-loop rollout of ``T`` steps."""
     latents = rollout(model, batch)
     before, after = latents[:-1], latents[1:]
+    width = config.consistency_width or latents.shape[-1]
     rho = temporal_weights(batch, config=config)
     rewards = batch.rewards / model.reward_scale
     q = model.q(before, batch.actions)
     squared = model.head.loss(q, goal.values.expand(q.shape[:-1]))
     elementwise = {
-        "consistency": (after.float() - goal.latents).square().sum(-1) / config.consistency_width,
+        "consistency": (after.float() - goal.latents).square().sum(-1) / width,
         "reward": model.head.loss(model.reward(before, batch.actions), rewards),
         "value": squared.sum(0),
     }

@@ -9,11 +9,12 @@ import contextlib
 import errno
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tdmpc.files import naming, write_whole
 
 Value = float | int | str | None
 """``None`` stands for a number that was not finite."""
@@ -105,13 +106,24 @@ def _plain(row: Row) -> dict[str, Value]:
         if not isinstance(item, float | int | str | None):
             raise TypeError(f"row: {key!r} has to be a number or a string, got {type(item).__name__}")
         plain[key] = None if isinstance(item, float) and not math.isfinite(item) else item
-    if not isinstance(plain.get("env_steps"), int) or not isinstance(plain.get("kind"), str):
+    if not _is_row(plain):
         raise TypeError(f"row: needs 'env_steps' (int) and 'kind' (str), got {dict(row)}")
     return plain
 
 
+def _is_row(row: Row) -> bool:
+    return isinstance(row.get("env_steps"), int) and isinstance(row.get("kind"), str)
+
+
+class MetricsError(ValueError):
+    """A file of metrics cannot be read; the message says what to do."""
+
+
 class JsonlSink(Sink):
-    """One JSON object a line, on the disk as soon as it is logged."""
+    """One JSON object a line, on the disk as soon as it is logged.
+
+    An evaluation stands once: one of the same step, which a resumed run makes again, takes its place.
+    """
 
     def __init__(self, path: str | Path, *, resume_at: int | None = None) -> None:
         """Start a new file, or go on with one.
@@ -121,18 +133,34 @@ class JsonlSink(Sink):
             resume_at: ``None`` for a new file, which must not exist yet; otherwise the environment
                 step of the checkpoint that the run goes on from: later rows are dropped.
         """
-        path = Path(path)
-        if resume_at is not None and path.exists():
-            _drop_rows_after(path, resume_at)
+        self._path = Path(path)
+        self._evaluated: Value = None
+        if resume_at is not None and self._path.exists():
+            self._keep(lambda row: row["env_steps"] <= resume_at)
         try:
-            self._file = path.open("xb" if resume_at is None else "ab", buffering=0)
+            self._file = self._path.open("xb" if resume_at is None else "ab", buffering=0)
         except FileExistsError:
             raise FileExistsError(f"{path} exists already; metrics are resumed, never overwritten") from None
 
     def log(self, row: Row) -> None:
-        line = json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
-        if self._file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, "metrics row written only in part", self._file.name)
+        row = _plain(row)
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        if row["kind"] == "eval" and row["env_steps"] == self._evaluated:
+            self._keep(lambda other: (other["kind"], other["env_steps"]) != ("eval", row["env_steps"]), line)
+            self.close()
+            self._file = self._path.open("ab", buffering=0)
+            return
+        with naming(self._path):
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "a row was written only in part: the disk is full")
+        if row["kind"] == "eval":
+            self._evaluated = row["env_steps"]
+
+    def _keep(self, condition: Callable[[Mapping[str, Any]], bool], *more: bytes) -> None:
+        """Write the file anew with the rows for which a condition holds, and with more lines."""
+        kept = [(line, row) for line, row in _lines(self._path) if condition(row)]
+        write_whole(self._path, b"".join([*(line + b"\n" for line, _ in kept), *more]))
+        self._evaluated = max((row["env_steps"] for _, row in kept if row["kind"] == "eval"), default=None)
 
     def close(self) -> None:
         self._file.close()
@@ -143,27 +171,19 @@ def read_rows(path: str | Path) -> list[dict[str, Value]]:
     return [row for _, row in _lines(Path(path))]
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Value]]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each whole line with the row on it; a line cut short has no newline."""
     content = path.read_bytes()
     lines = content.splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            if not isinstance(row, dict) or "env_steps" not in row:
-                raise ValueError("a row with 'env_steps' was expected")
+            if not isinstance(row, dict) or not _is_row(row):
+                raise ValueError("it needs 'env_steps' and 'kind'")
         except ValueError as error:  # includes JSON and unicode errors
             if number == len(lines) and not content.endswith(b"\n"):
                 return
-            raise ValueError(f"{path}, line {number}: not a metrics row ({error})") from error
+            raise MetricsError(
+                f"{path}, line {number}: this is no row of metrics ({error}). Mend or remove that line, and try again"
+            ) from error
         yield line, row
-
-
-def _drop_rows_after(path: Path, env_steps: int) -> None:
-    kept = [line + b"\n" for line, row in _lines(path) if int(row["env_steps"] or 0) <= env_steps]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,10 +1,13 @@
 """Running statistics that make the agent independent of the units of observations and rewards."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+ROUNDING = 1e-6
+"""A deviation below this, as a share of a sensor's value or in its units, is what single precision rounds away."""
+COVERED = 1.0
+LEAST_EXPONENT, LARGEST_EXPONENT = -100, 100
 
 
 class ObservationMoments:
@@ -26,9 +29,9 @@ class ObservationMoments:
 
     @property
     def std(self) -> Float[Tensor, "O"]:
-        """Deviation of each coordinate; 1 for one that has not moved."""
+        """Deviation of each coordinate; 1 for one that has not moved by more than rounding does."""
         std = (self.squares / self.count.clamp(min=1)).sqrt()
-        return torch.where(std > 0, std, torch.ones_like(std))
+        return torch.where(std > ROUNDING * (1 + self.mean.abs()), std, torch.ones_like(std))
 
     def state(self) -> dict[str, Tensor]:
         """What ``load_state`` needs."""
@@ -39,6 +42,22 @@ class ObservationMoments:
         self.count, self.mean, self.squares = (state[name].clone() for name in ("count", "mean", "squares"))
 
 
-def power_of_two_above(value: float) -> float:
-    """The least power of two that is not below a positive value: 3 -> 4, 0.2 -> 0.25, 8 -> 8."""
-    return 2.0 ** math.ceil(math.log2(value))
+class RewardMagnitudes:
+    """How large the rewards are that were seen, zeros left aside: how many need which power of two."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(LARGEST_EXPONENT - LEAST_EXPONENT + 1, dtype=torch.int64)
+
+    def add(self, rewards: Float[Tensor, "B"]) -> None:
+        """Take rewards into account."""
+        magnitudes = rewards[rewards != 0].abs().double()
+        needed = magnitudes.log2().ceil().long().clamp(LEAST_EXPONENT, LARGEST_EXPONENT)
+        self.counts.index_add_(0, needed - LEAST_EXPONENT, torch.ones_like(needed))
+
+    @property
+    def scale(self) -> float:
+        """The least power of two that covers ``COVERED`` of the rewards; 1 before the first."""
+        seen = self.counts.cumsum(0)
+        if not seen[-1]:
+            return 1.0
+        return 2.0 ** (LEAST_EXPONENT + int((seen >= COVERED * seen[-1]).nonzero()[0]))

@@ -31,6 +31,8 @@ from tdmpc.spec import Batch
 
 EPSILON = 1e-6
 """Added to every priority, so that no window is lost for good."""
+ROWS = ("rows", "terminated", "is_transition")
+"""Parts of the state that have a row for each of the ring's, and change where something is added only."""
 
 
 class SumTree:
@@ -111,6 +113,8 @@ class Replay:
         self._terminated = np.zeros(self._size, dtype=bool)
         self._is_transition = np.zeros(self._size, dtype=bool)
         self._tree = SumTree(self._size)
+        self.changed = np.ones(self._size, dtype=bool)
+        """Rows that were written to since whoever saves them has last cleared this."""
         self._cursor = np.arange(self._lanes)  # the row that the next transition of each lane goes to
         self._length = np.zeros(self._lanes, dtype=np.int64)  # transitions of the running episode
         self._filled = 0  # rows up to the last one ever written
@@ -177,6 +181,7 @@ class Replay:
         self._windows -= int(np.count_nonzero(self._tree[rows]))
         self._is_transition[rows] = False
         self._tree[rows] = 0.0
+        self.changed[rows] = True
         self._filled = max(self._filled, int(rows.max(initial=-1)) + 1)
 
     def _admit(
@@ -239,6 +244,13 @@ class Replay:
         alive = self._tree[indices] > 0
         self._tree[indices[alive]] = self._leaf(priorities[alive])
         self._max_priority = float(priorities.max(initial=self._max_priority))
+
+    def rescale_priorities(self, factor: float) -> None:
+        """Multiply every raw priority: errors that were measured in other units are compared in today's."""
+        if factor != 1.0:
+            filled = np.arange(self._filled)
+            self._tree[filled] = self._tree[filled] * factor**self._config.alpha
+            self._max_priority *= factor
 
     def _leaf(self, priority: Float[np.ndarray, "B"] | float) -> Float[np.ndarray, "B"] | float:
         """What a raw priority weighs in the draw."""

@@ -29,6 +29,7 @@ CURVE_TABLE = "learning_curve.csv"
 CURVE = "learning_curve.png"
 PANELS = "training.png"
 VIDEO = "video.mp4"
+LOCK = ".lock"
 
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def create(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise RunError(
                 f"{folder} exists and is never overwritten. Go on with it by: tdmpc train --resume {folder}; "
                 "or choose another --run-dir"
@@ -59,6 +60,14 @@ def create(folder: Path) -> Path:
 
 
 @contextmanager
+def new(folder: Path) -> Iterator[None]:
+    """Make a new run folder and keep it to this process; raises as ``create`` and ``locked``."""
+    with locked(create(folder)):
+        create(folder)  # another process may have begun in it, and ended, before it was locked
+        yield
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a run folder to this process; the lock falls with the process, however it ends.
 
@@ -66,7 +75,7 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process has it.
     """
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        with FileLock(folder / LOCK, blocking=False):
             yield
     except Timeout:
         raise RunError(f"another process is working on {folder}; wait for it or stop it first") from None
@@ -134,7 +143,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
     Args:
         agent: what was evaluated.
         evaluation: its episodes.
-        meta: ``env_steps``, ``agent_steps`` and ``wall_s`` of the training so far.
+        meta: ``env_steps``, ``agent_steps``, ``wall_s`` and ``cpu_s`` of the training so far.
         dense: widths before any pruning.
     """
     config = agent.config
@@ -148,6 +157,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "env_steps": meta["env_steps"],
         "agent_steps": meta["agent_steps"],
         "wall_s": round(meta["wall_s"], 1),
+        "cpu_s": round(meta.get("cpu_s", 0.0), 1),
         "ms_per_plan_p50": evaluation.decision_ms_p50,
         **_sizes(config.model, agent),
         **{f"{name}_dense": value for name, value in _sizes(dense, agent).items()},

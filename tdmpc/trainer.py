@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdmpc import checkpoint
-from tdmpc.agent import Actor, Agent, NonFiniteError
+from tdmpc import checkpoint, pages
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault
 from tdmpc.lanes import Environments, Transition
 from tdmpc.metrics import Sink
+from tdmpc.pages import Pages
 from tdmpc.pruner import NullPruner
-from tdmpc.replay import Replay
+from tdmpc.replay import ROWS, Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 
@@ -43,12 +46,14 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink, pruner: NullPruner | None = None
     ) -> None:
-        self.config, self.spec, self.folder, self.sink = config, spec, folder, sink
+        self.spec, self.folder, self.sink = spec, folder, sink
         self.pruner = pruner or NullPruner()
         if config.threads:
             torch.set_num_threads(config.threads)
         _seed_everything(config.seed)
         self.agent = Agent(config, spec)
+        self.config = self.agent.config
+        """As at first: a pruned agent has narrower widths in its own."""
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
         self.pruner.follow(self.agent)
         self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, **spec.options)
@@ -60,6 +65,8 @@ class Trainer:
             lanes=config.num_envs,
             seed=config.seed + 2,
         )
+        self.pages: Pages = {}
+        """Files of the run folder that hold the rows of the replay, as they were last saved or restored."""
         self.exploration = np.random.default_rng(config.seed + 3)
         self.observations = self.envs.reset()
         self.agent_steps = 0
@@ -72,12 +79,18 @@ class Trainer:
         self.lengths = np.zeros(config.num_envs, dtype=np.int64)
         self.window = Window()
         self.wall_s = 0.0
+        self.cpu_before = 0.0
         self.stop_requested = False
 
     @property
     def env_steps(self) -> int:
         """Environment steps so far, action repeat included."""
         return self.agent_steps * self.spec.action_repeat
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of this run in seconds, that of its earlier processes and of compilers included."""
+        return self.cpu_before + sum(os.times()[:4])
 
     # The loop --------------------------------------------------------------------------------------------------
 
@@ -134,9 +147,10 @@ class Trainer:
             real=real,
         )
         if real.any():
-            self.agent.observe(
+            growth = self.agent.observe(
                 torch.from_numpy(transition.observations[real]), torch.from_numpy(transition.rewards[real])
             )
+            self.replay.rescale_priorities(1 / growth)
         self.agent_steps += self.config.num_envs
         self.window.decisions += self.config.num_envs
         self.returns += transition.rewards
@@ -211,6 +225,7 @@ class Trainer:
             "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
             "reward_scale": self.agent.model.reward_scale.item(),
             "wall_s": round(self.wall_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
             **self.pruner.row(),
             **self.window.summary(),
         }
@@ -294,9 +309,14 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint from which the run goes on exactly."""
         tensors, meta = self.state()
-        path = checkpoint.save(self.folder, tensors, meta)
-        self.sink.artifact(path, self.env_steps)
-        return path
+        known = pages.unchanged(self.pages, self.replay.changed)
+        saved = checkpoint.save(self.folder, tensors, meta, paged=[f"replay/{name}" for name in ROWS], known=known)
+        self._is_saved_in(saved.pages)
+        self.sink.artifact(saved.path, self.env_steps)
+        return saved.path
+
+    def _is_saved_in(self, known: Pages) -> None:
+        self.pages, self.replay.changed[:] = known, False
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything the run's future depends on: tensors, and what JSON holds."""
@@ -324,6 +344,7 @@ class Trainer:
             "diverged": self.diverged,
             "diverged_in_a_row": self.diverged_in_a_row.tolist(),
             "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
             "window_updates": self.window.updates,
             "window_decisions": self.window.decisions,
             "exploration": self.exploration.bit_generator.state,
@@ -340,13 +361,12 @@ class Trainer:
             self.adopt(Agent(dataclasses.replace(self.config, model=widths), self.spec))
         self.agent.load_state(below("agent", tensors))
         self.actor.load_state(below("actor", tensors))
-        if meta.get("pruner"):
-            self.pruner.load_state(below("pruner", tensors), meta["pruner"])
         self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
+        self._is_saved_in(saved.pages)
         self.returns = tensors["trainer/returns"].numpy().copy()
         self.lengths = tensors["trainer/lengths"].numpy().copy()
         self.agent_steps, self.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
-        self.episodes, self.wall_s = meta["episodes"], meta["wall_s"]
+        self.episodes, self.wall_s, self.cpu_before = meta["episodes"], meta["wall_s"], meta.get("cpu_s", 0.0)
         self.diverged = meta.get("diverged", 0)
         self.diverged_in_a_row[:] = meta.get("diverged_in_a_row", 0)
         self.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
@@ -356,6 +376,8 @@ class Trainer:
         random.setstate((kind, tuple(numbers), gauss))
         np.random.set_state(tuple(meta["numpy_rng"]))
         torch.set_rng_state(tensors["trainer/torch_rng"])
+        if meta.get("pruner"):  # last, for it drops the records that came after the checkpoint
+            self.pruner.load_state(below("pruner", tensors), meta["pruner"])
         return (
             f"restored {saved.path.name}: step {self.env_steps:,} of {self.config.env_steps:,}, "
             f"{self.agent.updates:,} updates, {len(self.replay):,} transitions, both optimisers, "
@@ -392,6 +414,7 @@ def evaluation_row(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
         "diverged": result.diverged,
         "time/plan_ms": result.decision_ms_p50,
         "wall_s": round(trainer.wall_s, 3),
+        "cpu_s": round(trainer.cpu_s, 3),
     }
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+
+from tests import stand_in
 
 # No deadline: a neighbour on the same cores is no failure. Derandomised: the same commit gives the same result.
 hypothesis.settings.register_profile("tdmpc", deadline=None, derandomize=True)
@@ -61,11 +64,31 @@ def same_start() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start slow tests first, half of them in each half: work stealing hands each of two workers one half."""
+    """Skip what needs a GPU where there is none, and start slow tests first, half of them in each half.
+
+    Work stealing hands each of two workers one half.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
     middle = len(quick) // 2
     items[:] = [*slow[::2], *quick[:middle], *slow[1::2], *quick[middle:]]
+
+
+@pytest.fixture(params=[stand_in.NAME, pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a test computes: on a GPU, and in any case on the device that stands in for one."""
+    with stand_in.in_use() if request.param == stand_in.NAME else nullcontext():
+        yield request.param
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the stand-in known, where tests need it, before any of them runs."""
+    if any("device" in getattr(item, "fixturenames", ()) for item in session.items):
+        stand_in.register()
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,27 @@ def test_an_update_may_come_in_parts(tmp_path: Path) -> None:
     assert pruner.updates == 4 and weights == [0.5, 0.5, 0.5, 0.75]
 
 
+def test_statistics_follow_the_units_that_stay(tmp_path: Path) -> None:
+    """After each event, what is known of a unit is what was known of it before; that of the others is gone."""
+    toy = Toy()
+    pruner = OnlinePruner(settings(criterion="average"), toy.groups, tmp_path)
+    for step in (20, 40):
+        learn(pruner, toy, updates=3)
+        before, numbered = known(pruner), {name: units[0].tolist() for name, units in pruner.units.items()}
+        toy = pruner.advance(toy, step=step)
+        for name, stay in pruner.units.items():
+            places = [numbered[name].index(unit) for unit in stay[0].tolist()]
+            assert places != list(range(len(places)))
+            for kind, values in known(pruner).items():
+                assert torch.equal(values[name][0], before[kind][name][0, places])
+
+
+def known(pruner: OnlinePruner) -> dict[str, dict[str, Tensor]]:
+    """All statistics, axis by axis."""
+    kinds = {"rate": pruner.statistics.rate, **pruner.statistics.moments}
+    return {kind: pruner.groups.split(values) for kind, values in kinds.items()}
+
+
 def test_the_guard_undoes_what_harms_and_rests_who_is_to_blame(tmp_path: Path) -> None:
     """A harmful event changes nothing, its component rests in the next, and the others go on towards the target."""
     _, toy = train(tmp_path, settings(), until=60, harm=0.9)

@@ -21,9 +21,10 @@ from deploy.controller import Controller
 from deploy.export import export
 from deploy.subject import ExportConfig
 from tdmpc import runs
-from tdmpc.config import ModelConfig, PresetName, ReplayConfig, preset
+from tdmpc.config import ModelConfig, ReplayConfig
 from tdmpc.envs import describe
 from tdmpc.metrics import JsonlSink
+from tdmpc.presets import PresetName, preset
 from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import Toy
 
@@ -175,7 +176,8 @@ def register_robots() -> Iterator[None]:
 
 def train(case: Case, folder: Path) -> Path:
     """A run that has acted at random; its weights are no longer those of the start, where all values are zero."""
-    config = preset(case.preset, case.env)
+    spec = describe(case.env, terminates=case.terminates)
+    config = preset(case.preset, spec)
     model = dataclasses.replace(
         case.widths,
         scale_rewards=config.model.scale_rewards,
@@ -188,7 +190,6 @@ def train(case: Case, folder: Path) -> Path:
         **{"model": model, "planner": planner, "replay": ReplayConfig(capacity=100)},
     )
     folder.mkdir(parents=True)
-    spec = describe(case.env, terminates=case.terminates)
     with JsonlSink(folder / runs.METRICS) as sink:
         trainer = Trainer(config, spec, folder, sink)
         trainer.run()

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts import bench
+from scripts import bench, bench_limit
+from scripts.bench_limit import counted_macs
 from scripts.main import main
 from tdmpc.config import TrainConfig
+from tdmpc.losses import Targets, model_loss
 from tdmpc.planner import planning_macs
 
 QUICK = ["--rounds=1", "--calls=2", "--threads=1"]
@@ -54,6 +56,48 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_every_device_is_held_against_what_it_can_do(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On each device, plan and update stand beside the fastest large product there: their multiply-adds a second are
+    the share of its rate that the row tells.
+    """
+    precisions = ("float32", "bfloat16")
+    assert main(["bench", "--json", "--setting=small", "--device", device, "--precision", *precisions, *QUICK]) == 0
+    for row, precision in zip(json.loads(capsys.readouterr().out), precisions, strict=True):
+        assert row["device"] == device and ("gpu" in row) == (device == "cuda") and row["precision"] == precision
+        for name, macs in {"plan": row["planning_macs"], "update": row["update_macs"]}.items():
+            share = macs / (row[f"{name}_ms_p50"] / 1000) / row["matmul_macs_per_s"]
+            assert 0 < share == pytest.approx(row[f"{name}_share_of_matmul"], rel=0.02, abs=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_multiply_adds_of_an_update_are_counted(compiled: bool) -> None:
+    """PyTorch counts in a plan the multiply-adds that the planner's formula has, and in an update forward and backward
+    passes; to count them leaves the timed agent as it was, compiled or not.
+    """
+    timed = bench.Bench("width-48", "float32", bench.BenchArgs(compile=compiled))
+    assert timed.agent.updates == 0
+    eager = bench.Bench("width-48", "float32", bench.BenchArgs())
+    macs = planning_macs(eager.config.model, bench.CARTPOLE, eager.config.planner)
+    assert counted_macs(eager._plan) == sum(macs.values())
+    forward = counted_macs(lambda: model_loss(eager.agent.model, eager.batch, goal(eager), config=eager.config.loss))
+    assert timed.update_macs == counted_macs(eager._update) > 3 * forward
+
+
+def goal(timed: bench.Bench) -> Targets:
+    """Something for the rollout to be fitted to."""
+    steps, size = timed.batch.rewards.shape
+    return Targets(torch.zeros(steps, size, timed.config.model.latent), torch.zeros(steps, size))
+
+
+def test_the_rate_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products grow until one takes long enough; the rate is the best of all, each taken at its fastest."""
+    times = iter([9.0, 4.0, 2.0, 3.0, 5.0, *[16.0] * 5, *[160.0] * 5])
+    monkeypatch.setattr(bench_limit, "milliseconds", lambda call, device: next(times))
+    assert bench_limit.matmul_rate(torch.device("cpu"), torch.float32) == 1000 * 512**3 / 16
+    assert next(times, None) is None
+
+
+@pytest.mark.usefixtures("small")
 def test_a_profile_names_what_takes_the_time(tmp_path: Path, fails: Callable[..., str]) -> None:
     """``--profile`` writes operators of plan and update with their times; a missing folder is said at once."""
     assert "its folder is not there" in fails("bench", "--setting", "small", f"--profile={tmp_path}/no/file.txt")
@@ -69,7 +113,7 @@ def test_a_table_for_the_eye(capsys: pytest.CaptureFixture[str]) -> None:
     """Without ``--json`` the times are a table."""
     assert main(["bench", "--setting", "small", "--precision", "float32", *QUICK]) == 0
     out = capsys.readouterr().out
-    assert "small" in out and "float32" in out and "plan ms" in out and "event ms" in out
+    assert "small" in out and "float32" in out and "plan" in out and "event" in out
 
 
 def test_the_reference_has_the_published_sizes() -> None:

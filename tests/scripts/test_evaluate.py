@@ -10,6 +10,7 @@ import pytest
 
 from scripts.main import main
 from tdmpc import checkpoint, runs
+from tests.tdmpc.outcomes import files_of
 
 PROMISED = {"return_mean", "return_std", "episodes", "env_steps", "ms_per_plan_p50", "parameters", "planning_macs"}
 
@@ -44,6 +45,12 @@ def test_episodes_are_the_seeds(evaluated: Callable[..., dict[str, Any]]) -> Non
     assert prior["policy"] == "prior" and prior["return_mean"] != planner["return_mean"]
 
 
+def test_the_prior_stands_beside_the_planner(evaluated: Callable[..., dict[str, Any]]) -> None:
+    """Who plans is also told what the policy network alone returns on the same episodes."""
+    planner, prior = evaluated(), evaluated("--policy=prior")
+    assert (planner["prior_return_mean"], planner["prior_return_std"]) == (prior["return_mean"], prior["return_std"])
+
+
 def test_precision_is_the_runs_own(evaluated: Callable[..., dict[str, Any]]) -> None:
     """An agent is evaluated as it was trained, unless another precision is asked for."""
     assert evaluated()["precision"] == "float32"
@@ -61,13 +68,13 @@ def test_a_film_of_the_first_episode(trained: Path, tmp_path: Path, capsys: pyte
     """``--video`` leaves an mp4 in the run folder and names it; otherwise an evaluation writes nothing."""
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = files_of(folder)
     for option in ([], ["--video"]):
         capsys.readouterr()
         assert main(["evaluate", str(folder), "--episodes=1", "--json", *option]) == 0
         film = folder / runs.VIDEO
         assert film.exists() == bool(option)
-        assert {path: path.read_bytes() for path in folder.iterdir() if path != film} == before
+        assert {name: content for name, content in files_of(folder).items() if name != film.name} == before
     assert json.loads(capsys.readouterr().out)["video"] == str(film)
     assert film.read_bytes()[4:8] == b"ftyp"
 

@@ -87,8 +87,8 @@ def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
         ("train cartpole-swingpu", "Did you mean cartpole-swingup"),
         ("train CartPole-v1", "CartPole-v1: the actions must be a Box"),
         ("train no_such_module:Mine-v0", "cannot import module 'no_such_module'"),
-        ("train Pendulum-v1 --env-steps=0", "--env-steps must be positive, got 0"),
-        ("train Pendulum-v1 --action-repeat=0", "--action-repeat must be positive where it is given, got 0"),
+        ("train Pendulum-v1 --env-steps=0", "--env-steps must be at least 1, got 0"),
+        ("train Pendulum-v1 --action-repeat=0", "--action-repeat must be at least 1, got 0"),
         ("train --resume=nowhere", "nowhere is no run folder"),
         ("evaluate nowhere", "nowhere holds no checkpoint"),
         ("evaluate nowhere --episodes=0", "--episodes must be at least 1, got 0"),
@@ -109,8 +109,8 @@ def test_a_mistake_is_one_line(
 def test_all_bad_settings_are_named_at_once(fails: Callable[..., str]) -> None:
     """Several settings that cannot work are refused together."""
     said = fails("train", "Pendulum-v1", "--batch-size=0", "--loss.discount=1.5", "--planner.elites=9999")
-    assert "--batch-size must be positive, got 0" in said
-    assert "--loss.discount must be between 0 and 1, got 1.5" in said
+    assert "--batch-size must be at least 1, got 0" in said
+    assert "--loss.discount must be less than 1, got 1.5" in said
     assert "--planner.elites must be at most the 537 candidates" in said
 
 

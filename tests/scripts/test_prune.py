@@ -1,17 +1,20 @@
 """Laws of pruning on the command line: while training, of a finished run, what is told, what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compression.records import EVENTS, IMPORTANCE, read
 from scripts.main import main
-from tdmpc import checkpoint, runs
+from tdmpc import checkpoint, pages, runs
 from tdmpc.metrics import read_rows
 from tests.scripts.conftest import TINY
-from tests.tdmpc.conftest import TOY, registered
+from tests.tdmpc.conftest import TOY, file_limit, registered
+from tests.tdmpc.outcomes import files_of
 from tests.tdmpc.wandb_files import history_of, logs_of
 
 PRUNE = ["--prune.target=0.6", "--prune.min-width=2", "--prune.events=3", "--prune.no-guard"]
@@ -61,8 +64,6 @@ def test_settings_are_written_filled_in(pruned: Path) -> None:
 
 def test_a_pruned_run_goes_on(pruned: Path, tmp_path: Path, toy: None) -> None:
     """--resume goes on with the smaller agent and changes nothing of how it is pruned."""
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(pruned, folder)
     before = read(folder / EVENTS)
@@ -79,11 +80,11 @@ def test_pruning_cannot_change_when_a_run_goes_on(pruned: Path, fails: Callable[
 
 def test_a_finished_run_can_be_pruned(trained: Path, tmp_path: Path, toy: None) -> None:
     """``tdmpc prune`` leaves the run as it is and makes one that is smaller, trained on, and goes on like any other."""
-    before = {path: path.read_bytes() for path in trained.iterdir()}
+    before = files_of(trained)
     folder = tmp_path / "smaller"
     options = ["--target=0.6", "--min-width=2", "--events=2", "--no-guard", "--finetune-steps=30"]
     assert main(["prune", str(trained), *options, f"--run-dir={folder}"]) == 0
-    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+    assert files_of(trained) == before
     summary = json.loads((folder / runs.SUMMARY).read_text())
     assert summary["env_steps"] == 90 and summary["planning_macs"] <= 0.4 * summary["planning_macs_dense"]
     rows = [row["env_steps"] for row in read_rows(folder / runs.METRICS)]
@@ -92,6 +93,54 @@ def test_a_finished_run_can_be_pruned(trained: Path, tmp_path: Path, toy: None) 
     again = tmp_path / "again"
     assert main(["prune", str(folder), *options[1:], "--target=0.8", f"--run-dir={again}"]) == 0
     assert json.loads((again / runs.SUMMARY).read_text())["planning_macs_dense"] == summary["planning_macs_dense"]
+
+
+def copy_without(trained: Path, folder: Path, name: str) -> Path:
+    shutil.copytree(trained, folder)
+    (folder / name).unlink()
+    return folder
+
+
+def test_a_run_without_metrics_can_be_pruned(trained: Path, tmp_path: Path, toy: None) -> None:
+    """A run whose metrics are gone is pruned like any other; the record of the new one begins with it."""
+    run, folder = copy_without(trained, tmp_path / "run", runs.METRICS), tmp_path / "smaller"
+    options = ["--target=0.6", "--min-width=2", "--events=2", "--no-guard", "--finetune-steps=30"]
+    assert main(["prune", str(run), *options, f"--run-dir={folder}"]) == 0
+    assert [row["env_steps"] for row in read_rows(folder / runs.METRICS)] == [63, 72, 81, 90, 90]
+
+
+def break_metrics(run: Path) -> None:
+    (run / runs.METRICS).write_text("torn\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (break_metrics, "metrics.jsonl, line 1: this is no row of metrics"),
+        (lambda run: (run / runs.CONFIG).write_text("{}"), "is no run folder"),
+        (lambda run: [shutil.rmtree(run / name) for name in pages.FOLDERS], "no checkpoint in"),
+    ],
+    ids=["metrics", "config", "pages"],
+)
+def test_a_run_that_cannot_be_copied_leaves_no_folder(
+    trained: Path, tmp_path: Path, fails: Callable[..., str], spoil: Callable[[Path], Any], says: str, toy: None
+) -> None:
+    """What cannot be read of a run is one line, before the new folder is made."""
+    shutil.copytree(trained, tmp_path / "run")
+    spoil(tmp_path / "run")
+    assert says in fails("prune", str(tmp_path / "run"), "--min-width=2")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_copy(
+    trained: Path, tmp_path: Path, fails: Callable[..., str], toy: None
+) -> None:
+    """Where the copy of a run does not fit onto the disk, one line says so, and nothing of it is left."""
+    folder = tmp_path / "smaller"
+    with file_limit(4000):
+        said = fails("prune", str(trained), "--min-width=2", f"--run-dir={folder}")
+    assert f"cannot copy {trained} to {folder}: " in said and "--resume" not in said
+    assert not folder.exists()
 
 
 def test_a_prune_without_aim_is_refused(trained: Path, fails: Callable[..., str], toy: None) -> None:

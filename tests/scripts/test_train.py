@@ -9,24 +9,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import pytest
 import torch
 from matplotlib.image import imread
 
+import scripts.train
 from compression.config import PruneConfig
 from scripts.main import main
 from scripts.report import PAGE
 from scripts.train import CHANGEABLE, _revision, parse
-from tdmpc import checkpoint, runs
+from tdmpc import checkpoint, pages, runs
 from tdmpc.config import to_json
 from tdmpc.metrics import read_rows
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
 from tests.tdmpc.conftest import TOY, Toy
+from tests.tdmpc.outcomes import files_of
 from tests.tdmpc.wandb_files import history_of, logs_of, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,7 @@ def test_a_run_leaves_its_record(trained: Path) -> None:
         PAGE,
         checkpoint.CURRENT,
         checkpoint.PREVIOUS,
+        *pages.FOLDERS,
     }
     summary = json.loads((trained / runs.SUMMARY).read_text())
     assert summary["env_steps"] == 60 and summary["wall_s"] > 0 and summary["episodes"] == 2
@@ -88,7 +91,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, EnvSpec, Path]]:
     """What a training would have been started with; nothing is trained."""
     calls: list[tuple[Any, EnvSpec, Path]] = []
-    monkeypatch.setattr("scripts.train._train", lambda args, spec, folder, saved: calls.append((args, spec, folder)))
+    monkeypatch.setattr("scripts.train._train", lambda args, spec, folder: calls.append((args, spec, folder)))
     return calls
 
 
@@ -118,13 +121,6 @@ def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> 
     assert reference.model.dynamics == (512, 512) and reference.random_steps == 5000
     assert default.model != reference.model
     assert default.batch_size == reference.batch_size == 99
-
-
-def test_the_latent_s_error_is_a_mean(tmp_path: Path, parsed: list[Any]) -> None:
-    """The consistency loss is divided by the latent's width, whatever was asked for, but for who says otherwise."""
-    for number, extra in enumerate(([], ["--model.latent=20"], ["--model.latent=20", "--loss.consistency-width=50"])):
-        assert main(["train", "Pendulum-v1", "--terminates=False", *extra, f"--run-dir={tmp_path / str(number)}"]) == 0
-    assert [args.config.loss.consistency_width for args, _, _ in parsed] == [50, 20, 50]
 
 
 @pytest.fixture
@@ -188,10 +184,10 @@ def test_a_fault_of_the_environment_is_one_line(
 
 def test_an_existing_folder_is_refused(trained: Path, fails: Callable[..., str]) -> None:
     """A folder with a run in it is never overwritten; the error says how to go on with it."""
-    before = {path: path.read_bytes() for path in trained.iterdir()}
+    before = files_of(trained)
     said = fails("train", TOY, *TINY, f"--run-dir={trained}")
     assert f"tdmpc train --resume {trained}" in said
-    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+    assert files_of(trained) == before
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
@@ -220,16 +216,23 @@ def test_a_run_can_be_made_longer(copied: Path, caplog: pytest.LogCaptureFixture
     assert rows[-4:] == [("eval", 60), ("train", 63), ("train", 72), ("eval", 80)]
 
 
-def test_a_changed_length_is_kept(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training does nothing, once it has begun."""
+    for name in ("scripts.train.Trainer.run", "scripts.train.Trainer.evaluate", "scripts.train._conclude"):
+        monkeypatch.setattr(name, lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_changed_length_is_kept(copied: Path) -> None:
     """What was changed with --resume holds for the next --resume too, which the message of a stop asks for."""
-    monkeypatch.setattr("scripts.train._train", lambda *_: None)
     assert main(["train", "--resume", str(copied), "--env-steps=80"]) == 0
     assert runs.config(copied).env_steps == 80
 
 
-def test_a_short_name_is_the_same_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("untrained")
+def test_a_short_name_is_the_same_environment(tmp_path: Path) -> None:
     """--resume beside the name that the run was started with is no change."""
-    monkeypatch.setattr("scripts.train._train", lambda *_: None)
     assert main(["train", "cartpole-swingup", *TINY, f"--run-dir={tmp_path / 'run'}"]) == 0
     assert main(["train", "cartpole-swingup", "--resume", str(tmp_path / "run")]) == 0
 
@@ -254,13 +257,106 @@ def test_what_is_no_run_is_refused(tmp_path: Path, fails: Callable[..., str]) ->
     assert f"{tmp_path} is no run folder" in fails("train", "--resume", str(tmp_path))
 
 
-def test_broken_checkpoints_are_one_line(copied: Path, fails: Callable[..., str]) -> None:
-    """--resume of a run none of whose checkpoints can be read is one line, and the metrics stay."""
-    metrics = (copied / runs.METRICS).read_bytes()
+class Spoilt(NamedTuple):
+    """A run that cannot be gone on with."""
+
+    spoil: Callable[[Path], Any]
+    says: str
+
+
+def cut_checkpoints(folder: Path) -> None:
     for name in (checkpoint.CURRENT, checkpoint.PREVIOUS):
-        (copied / name).write_bytes((copied / name).read_bytes()[:100])
-    assert "no checkpoint in" in fails("train", "--resume", str(copied))
-    assert (copied / runs.METRICS).read_bytes() == metrics
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+
+
+def break_metrics(folder: Path) -> None:
+    lines = (folder / runs.METRICS).read_text().splitlines(keepends=True)
+    (folder / runs.METRICS).write_text("".join([*lines[:2], "torn\n", *lines[2:]]))
+
+
+def lose_pages(folder: Path) -> None:
+    for name in pages.FOLDERS:
+        shutil.rmtree(folder / name)
+
+
+SPOILT = {
+    "no checkpoint": Spoilt(cut_checkpoints, "no checkpoint in"),
+    "no rows": Spoilt(lose_pages, "No such file or directory"),
+    "a broken line": Spoilt(break_metrics, "metrics.jsonl, line 3: this is no row of metrics"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT.values(), ids=SPOILT.keys())
+def test_a_run_that_cannot_go_on_stays_as_it_is(copied: Path, fails: Callable[..., str], case: Spoilt) -> None:
+    """What --resume refuses is one line, and nothing of the run is changed: all is read before anything is written."""
+    case.spoil(copied)
+    before = files_of(copied)
+    assert case.says in fails("train", "--resume", str(copied), "--env-steps=80")
+    assert files_of(copied) == before
+
+
+def test_a_run_of_another_process_stays_as_it_is(copied: Path, fails: Callable[..., str]) -> None:
+    """While a process works on a run, --resume by another one is refused and changes nothing, its settings neither."""
+    before = files_of(copied)
+    with runs.locked(copied):
+        said = fails("train", "--resume", str(copied), "--env-steps=80")
+    assert said.startswith(f"another process is working on {copied}")
+    assert files_of(copied) == before
+
+
+def test_a_run_is_not_made_shorter_than_it_is(copied: Path, fails: Callable[..., str]) -> None:
+    """Fewer --env-steps than were made are refused with their number; as many are taken, as is the run's own length."""
+    before = files_of(copied)
+    assert "--env-steps must be at least the 60 that" in fails("train", "--resume", str(copied), "--env-steps=59")
+    assert files_of(copied) == before
+    assert main(["train", "--resume", str(copied), "--env-steps=61"]) == 0
+    overshot = json.loads((copied / runs.CONFIG).read_text())
+    overshot["config"]["env_steps"] = 55  # as where the decisions of several environments go beyond the end
+    runs.write_json(copied / runs.CONFIG, overshot)
+    assert main(["train", "--resume", str(copied)]) == 0
+
+
+def evaluations(folder: Path) -> list[int]:
+    return [row["env_steps"] for row in read_rows(folder / runs.METRICS) if row["kind"] == "eval"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of errors sees it."""
+
+
+def die(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+def die_at_the_summary(path: Path, value: Any) -> None:
+    if path.name == runs.SUMMARY:
+        raise Killed
+    write_json(path, value)
+
+
+write_json = runs.write_json
+SEAMS = {"write_curve": (runs, die), "write_json": (runs, die_at_the_summary), "write_report": (scripts.train, die)}
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_the_last_evaluation_stands_once(copied: Path, monkeypatch: pytest.MonkeyPatch, seam: str) -> None:
+    """Wherever a run is killed between its last evaluation and its end, going on leaves one row; so does going on with
+    a finished one, longer or not, with the row that the summary tells. The summary comes last: with it, a run is done.
+    """
+    (copied / runs.SUMMARY).unlink()
+    with monkeypatch.context() as patch:
+        owner, dying = SEAMS[seam]
+        patch.setattr(owner, seam, dying)
+        with pytest.raises(Killed):
+            main(["train", "--resume", str(copied), "--env-steps=70", "--eval-every=20"])
+    assert evaluations(copied) == [60, 70]
+    assert (copied / runs.SUMMARY).exists() == (seam == "write_report")
+    for options in ([], ["--eval-episodes=1"], ["--env-steps=90"]):
+        assert main(["train", "--resume", str(copied), *options]) == 0
+        assert evaluations(copied) == [60, 70, *([80, 90] if "--env-steps=90" in options else [])]
+        summary = json.loads((copied / runs.SUMMARY).read_text())
+        row = read_rows(copied / runs.METRICS)[-1]
+        assert (row["return_mean"], row["episodes"]) == (summary["return_mean"], summary["episodes"])
 
 
 def test_a_run_killed_at_its_very_start_starts_again(
@@ -268,9 +364,9 @@ def test_a_run_killed_at_its_very_start_starts_again(
 ) -> None:
     """A run that has its settings but no checkpoint yet starts from step 0, and ends like any other."""
     caplog.set_level("INFO")
-    for path in copied.iterdir():
-        if path.name != runs.CONFIG:
-            path.unlink()
+    for name in files_of(copied):
+        if name != runs.CONFIG:
+            (copied / name).unlink()
     assert main(["train", "--resume", str(copied)]) == 0
     assert "stopped before its first checkpoint; it starts again from step 0" in caplog.text
     assert same_agent(copied, trained)
@@ -374,11 +470,12 @@ def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], 
     assert "leave out --run-dir and --preset" in fails("train", "--resume", str(copied), option)
 
 
-def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str]) -> None:
-    """A device that this machine lacks is one error before a folder is made."""
+@pytest.mark.parametrize(("device", "says"), [("abacus", "cannot be used"), ("meta", "holds no numbers")])
+def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str], device: str, says: str) -> None:
+    """A device that this machine lacks, or that cannot compute, is one error before a folder is made."""
     folder = tmp_path / "run"
-    assert "--device abacus cannot be used" in fails("train", "Pendulum-v1", "--device=abacus", f"--run-dir={folder}")
-    assert not folder.exists()
+    said = fails("train", "Pendulum-v1", f"--device={device}", f"--run-dir={folder}")
+    assert f"--device {device} {says}" in said and not folder.exists()
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:

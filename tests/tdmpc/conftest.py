@@ -1,6 +1,8 @@
 """A toy environment and runs small enough to train in a second."""
 
 import dataclasses
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -116,6 +118,19 @@ def spec_of(config: TrainConfig) -> EnvSpec:
 @cache
 def _described(env: str, action_repeat: int | None, terminates: bool) -> EnvSpec:
     return describe(env, action_repeat=action_repeat, terminates=terminates)
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes: to a program, that is a disk that fills up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 OPENED: list[Trainer] = []

@@ -13,7 +13,12 @@ from tdmpc.metrics import read_rows
 from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import open_run
 
-CLOCKS = ("time/", "wall_s", "decisions_per_s")
+CLOCKS = ("time/", "wall_s", "cpu_s", "decisions_per_s")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, by their names from there on."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Outcome(NamedTuple):
@@ -26,7 +31,9 @@ class Outcome(NamedTuple):
 
 def outcome(trainer: Trainer) -> Outcome:
     tensors, meta = trainer.state()
-    return Outcome(tensors, {name: value for name, value in meta.items() if name != "wall_s"}, rows_of(trainer.folder))
+    return Outcome(
+        tensors, {name: value for name, value in meta.items() if name not in CLOCKS}, rows_of(trainer.folder)
+    )
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """Laws of checkpoints: written whole or not at all, the last good one is found, nothing in them is executed."""
 
 import errno
+import json
 import logging
 import os
 import pickle
-import resource
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tdmpc import checkpoint
-from tdmpc.checkpoint import CURRENT, PREVIOUS, CheckpointError, load, save
+from tdmpc import checkpoint, pages
+from tdmpc.checkpoint import CURRENT, PREVIOUS, Checkpoint, CheckpointError, load, save
+from tests.tdmpc.conftest import file_limit
+from tests.tdmpc.outcomes import files_of
 
 
-def write(folder: Path, number: int) -> Path:
+def write(folder: Path, number: int) -> Checkpoint:
     """A checkpoint that can be told by its number."""
     return save(folder, {"agent/weight": torch.full((3,), float(number))}, {"number": number})
 
@@ -36,6 +37,41 @@ def number_in(folder: Path) -> int:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+PAGED = ("replay/flags", "replay/rows")
+TABLE = torch.arange(60.0).reshape(20, 3)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of four rows."""
+    monkeypatch.setattr(pages, "PAGE", 4)
+
+
+def tensors_of(number: int) -> dict[str, torch.Tensor]:
+    """With 4 rows more for each checkpoint, and those of the second page written to each time."""
+    rows = TABLE[: 4 * number + 2].clone()
+    rows[4:8] += number
+    weights = {"agent/weight": torch.full((3,), float(number)), "replay/leaves": rows[:, 0].clone()}
+    return weights | {"replay/rows": rows, "replay/flags": rows[:, 0] % 2 == 0}
+
+
+def write_paged(folder: Path, number: int, before: Checkpoint | None = None) -> Checkpoint:
+    """A checkpoint with pages; those are known whose rows are as they were in the one before."""
+    changed = np.zeros(len(TABLE), bool)
+    changed[4:8] = changed[4 * number - 4 :] = True
+    known = pages.unchanged(before.pages, changed) if before else {}
+    return save(folder, tensors_of(number), {"number": number}, paged=PAGED, known=known)
+
+
+def paged_number_in(folder: Path) -> int:
+    """The number of the checkpoint that is loaded, whole."""
+    saved = load(folder)
+    expected = tensors_of(saved.meta["number"])
+    assert saved.tensors.keys() == expected.keys()
+    assert all(torch.equal(saved.tensors[name], value) for name, value in expected.items())
+    return saved.meta["number"]
 
 
 TENSORS = st.builds(
@@ -104,7 +140,7 @@ def test_only_what_was_asked_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_one_before_stays(tmp_path: Path) -> None:
     """A run folder holds the last checkpoint and the one before it, and nothing temporary."""
     for number in range(3):
-        assert write(tmp_path, number) == tmp_path / CURRENT
+        assert write(tmp_path, number).path == tmp_path / CURRENT
         assert number_in(tmp_path) == number
     assert names(tmp_path) == {CURRENT, PREVIOUS}
     (tmp_path / CURRENT).unlink()
@@ -127,6 +163,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: no handler of errors sees it."""
 
 
+OPERATIONS = ["save_file", "fsync", "link", "replace", "unlink", "mkdir"]
 SEAMS = ["save_file", "fsync 1", "link", "replace 1", "replace 2", "fsync 2"]
 
 
@@ -143,7 +180,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, seam: str) -> None:
         if name == "save_file":
             call(*args, **options)
             os.truncate(args[1], args[1].stat().st_size // 2)
-        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the dead do not tidy up
+        for where, tidying in ((shutil, "rmtree"), (pages, "keep_only")):
+            monkeypatch.setattr(where, tidying, lambda *_, **__: None)  # the dead do not tidy up
         raise Killed
 
     monkeypatch.setattr(owner, name, dying)
@@ -202,15 +240,9 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_disk_that_fills_up_meanwhile_costs_nothing(tmp_path: Path) -> None:
     """What the library itself raises when it cannot write on is told as a CheckpointError."""
     write(tmp_path, 1)
-    before, limits = names(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        with pytest.raises(CheckpointError, match="cannot write a checkpoint"):
-            save(tmp_path, {"rows": torch.zeros(10_000)}, {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    before = names(tmp_path)
+    with file_limit(10_000), pytest.raises(CheckpointError, match="cannot write a checkpoint"):
+        save(tmp_path, {"rows": torch.zeros(10_000)}, {})
     assert number_in(tmp_path) == 1 and names(tmp_path) == before
 
 
@@ -218,6 +250,171 @@ def test_a_missing_folder_is_a_checkpoint_error(tmp_path: Path) -> None:
     """A run folder that was taken away while it trained is told as one."""
     with pytest.raises(CheckpointError, match=r"cannot write a checkpoint into .*gone"):
         write(tmp_path / "gone", 1)
+
+
+# ------------------------------------------------------------------------------------------------ pages and their rows
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_checkpoint_writes_what_is_new(tmp_path: Path) -> None:
+    """Pages that an earlier checkpoint has are not written again; those that neither of the two needs are removed."""
+    saved, written = None, []
+    for number in range(1, 5):
+        before = files_of(tmp_path)
+        stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("0*")}
+        saved = write_paged(tmp_path, number, saved)
+        assert paged_number_in(tmp_path) == number
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items() if path.exists())
+        new = files_of(tmp_path).keys() - before.keys()
+        written.append(sorted(name.partition("-")[0] for name in new if name.startswith("replay/")))
+        both = [names(tmp_path / folder) for folder in pages.FOLDERS]
+        previous = set(load_previous(tmp_path)) if number > 1 else set()
+        assert both[0] == both[1] == previous | set(saved.pages.values())
+    # Of 4 rows each: page 1 is written to in between, the last one is not full yet, and grows.
+    assert written == [
+        ["replay/000000", "replay/000001"],
+        ["replay/000001", "replay/000002"],
+        ["replay/000001", "replay/000002", "replay/000003"],
+        ["replay/000001", "replay/000003", "replay/000004"],
+    ]
+
+
+def load_previous(folder: Path) -> list[str]:
+    return checkpoint._paged(checkpoint._header(folder / PREVIOUS))["files"]
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_rows_that_are_not_asked_for_stay_on_the_disk(tmp_path: Path) -> None:
+    """An agent is read without a page of the replay; whoever asks for rows without them is told which is missing."""
+    write_paged(tmp_path, 2)
+    for folder in pages.FOLDERS:
+        shutil.rmtree(tmp_path / folder)
+    assert load(tmp_path, prefixes=("agent/",)).tensors.keys() == {"agent/weight"}
+    with pytest.raises(CheckpointError, match=r"No such file .*replay.copy/000000-"):
+        load(tmp_path, prefixes=("replay/",))
+
+
+def test_no_rows_are_rows(tmp_path: Path) -> None:
+    """A replay without a row comes back with its shapes and types."""
+    save(tmp_path, {"replay/rows": TABLE[:0], "replay/flags": TABLE[:0, 0] > 0}, {}, paged=PAGED)
+    tensors = load(tmp_path).tensors
+    assert tensors["replay/rows"].shape == (0, 3) and tensors["replay/flags"].dtype == torch.bool
+
+
+def test_a_dump_is_one_file(tmp_path: Path) -> None:
+    """Without pages everything is in the file, so that it can be taken elsewhere alone."""
+    save(tmp_path, tensors_of(2), {"number": 2})
+    assert names(tmp_path) == {CURRENT} and paged_number_in(tmp_path) == 2
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever bit of a checkpoint or of its pages is flipped, what is loaded is whole: with a warning, where the bit
+    mattered, the same from the page's copy, or the checkpoint before.
+    """
+    needed = {CURRENT, *write_paged(tmp_path, 3, write_paged(tmp_path, 2)).pages.values()}
+    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    ends = np.cumsum([path.stat().st_size for path in files])
+    loaded = {2: 0, 3: 0}
+    for bit in np.random.default_rng(0).choice(8 * ends[-1], 300, replace=False).tolist():
+        file = int(np.searchsorted(ends, bit // 8, side="right"))
+        path, content = files[file], bytearray(files[file].read_bytes())
+        content[bit // 8 - ends[file]] ^= 1 << bit % 8
+        sound = path.read_bytes()
+        path.write_bytes(content)
+        caplog.clear()
+        number = paged_number_in(tmp_path)
+        assert number == (2 if path.name == CURRENT else 3)
+        assert (path.name in caplog.text) == (path.name in needed and path.parent.name != "replay.copy")
+        path.write_bytes(sound)
+        loaded[number] += 1
+    assert min(loaded.values()) > 30
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_damaged_page_is_mended(tmp_path: Path) -> None:
+    """A page that was read from its copy is not taken for known, so that the next checkpoint writes it anew."""
+    written = write_paged(tmp_path, 3)
+    page = tmp_path / "replay" / written.pages[0]
+    sound = page.read_bytes()
+    page.write_bytes(b"torn")
+    saved = load(tmp_path)
+    assert saved.pages == {number: name for number, name in written.pages.items() if number != 0}
+    save(tmp_path, saved.tensors, saved.meta, paged=PAGED, known=saved.pages)
+    assert page.read_bytes() == sound and load(tmp_path).pages == written.pages
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("corrupt", [False, True], ids=["sound", "corrupt"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_kill_at_any_moment_leaves_whole_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, corrupt: bool
+) -> None:
+    """Killed before each step of saving pages, checkpoint and names, and of tidying up, a run has all rows of one."""
+    kills = 0
+    while True:
+        folder = tmp_path / str(kills)
+        folder.mkdir()
+        write_paged(folder, 3, write_paged(folder, 2, write_paged(folder, 1)))
+        before = load(folder)
+        if corrupt:
+            (folder / CURRENT).write_bytes(b"")
+        with monkeypatch.context() as patch:
+            kill_at(patch, f"{operation} {kills + 1}")
+            try:
+                saved = write_paged(folder, 4, before)
+            except Killed:
+                kills += 1
+            else:
+                break
+        assert paged_number_in(folder) in ({2, 4} if corrupt else {3, 4})
+        write_paged(folder, 4, before if corrupt else load(folder))
+        assert paged_number_in(folder) == 4
+    assert kills >= {"unlink": 0 if corrupt else 2, "fsync": 10, "replace": 8}.get(operation, 1)
+    assert paged_number_in(folder) == 4 and saved.meta["number"] == 4
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("operation", ["save_file", "fsync", "link", "replace", "mkdir"])
+def test_a_disk_that_fills_up_at_any_moment_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Wherever the disk fills up in a save, the checkpoints and their pages stay as they were, and nothing is added."""
+    before = write_paged(tmp_path, 3, write_paged(tmp_path, 2))
+    content, moments = files_of(tmp_path), 0
+    owner: Any = checkpoint if operation == "save_file" else os
+    call = getattr(owner, operation)
+    while True:
+        left = [moments]
+
+        def filling(*args: Any, left: list[int] = left, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return call(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, operation, filling)
+            try:
+                write_paged(tmp_path, 4, before)
+            except CheckpointError:
+                moments += 1
+            else:
+                break
+        if load(tmp_path).meta["number"] == 4:  # only the folder's names were not on the disk yet
+            break
+        assert files_of(tmp_path) == content
+    assert moments >= 1 and paged_number_in(tmp_path) == 4
+
+
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint without a hash and with all rows inside is read, and a later one puts them into pages."""
+    save_file(tensors_of(1), tmp_path / CURRENT, {"format_version": "1", "meta": json.dumps({"number": 1})})
+    assert paged_number_in(tmp_path) == 1 and load(tmp_path).pages == {} and not caplog.text
+    write_paged(tmp_path, 2, load(tmp_path))
+    assert paged_number_in(tmp_path) == 2
+    (tmp_path / CURRENT).unlink()
+    assert paged_number_in(tmp_path) == 1
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
@@ -281,5 +478,5 @@ def test_the_future_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
         write(tmp_path, 2)
-    with pytest.raises(CheckpointError, match=r"format 2, .* up to 1: update tdmpc"):
+    with pytest.raises(CheckpointError, match=r"format 3, .* up to 2: update tdmpc"):
         load(tmp_path)

@@ -3,7 +3,6 @@
 import json
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
-from tests.tdmpc.conftest import train_row
+from tdmpc.metrics import JsonlSink, Metrics, MetricsError, Sink, read_rows
+from tests.tdmpc.conftest import file_limit, train_row
 
 
 def write_rows(path: Path, *env_steps: int) -> None:
@@ -88,6 +87,27 @@ def test_resume_before_the_first_row(tmp_path: Path) -> None:
     assert steps_in(tmp_path / "metrics.jsonl") == [8]
 
 
+def eval_row(env_steps: int, value: float) -> dict[str, Any]:
+    return {"kind": "eval", "env_steps": env_steps, "return_mean": value}
+
+
+def test_an_evaluation_stands_once(tmp_path: Path) -> None:
+    """An evaluation that is made again, after a resume or not, takes the place of the one before; other rows stay."""
+    path = tmp_path / "metrics.jsonl"
+    with JsonlSink(path) as sink:
+        for row in (train_row(8), eval_row(8, 1.0), train_row(16), eval_row(16, 2.0)):
+            sink.log(row)
+        sink.log(eval_row(16, 3.0))
+    assert read_rows(path) == [train_row(8), eval_row(8, 1.0), train_row(16), eval_row(16, 3.0)]
+    for value in (4.0, 5.0):
+        with JsonlSink(path, resume_at=16) as sink:
+            assert steps_in(path) == [8, 8, 16, 16]
+            sink.log(eval_row(16, value))
+            sink.log(train_row(24))
+        assert read_rows(path)[2:] == [train_row(16), eval_row(16, value), train_row(24)]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_new_file_never_overwrites(tmp_path: Path) -> None:
     """Starting a new file where one is leaves the old one as it was."""
     path = tmp_path / "metrics.jsonl"
@@ -119,23 +139,37 @@ def _line_ends(content: bytes) -> list[int]:
     return [index for index, byte in enumerate(content) if byte == ord("\n")]
 
 
-@pytest.mark.parametrize("rest", ["", '{"env_steps": 16}\n'], ids=["last", "in the middle"])
-def test_a_foreign_file_is_named(tmp_path: Path, rest: str) -> None:
+ROW = '{"kind": "train", "env_steps": 8}\n'
+
+
+@pytest.mark.parametrize("rest", ["", ROW], ids=["last", "in the middle"])
+@pytest.mark.parametrize(
+    "line", ["hello", "[]", '{"kind": "train"}', '{"env_steps": 8}', '{"kind": 1, "env_steps": "8"}']
+)
+def test_a_foreign_file_is_named(tmp_path: Path, line: str, rest: str) -> None:
     """A whole line that is not a row is an error with its file and number, and nothing is dropped."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"env_steps": 8}\nhello\n' + rest)
+    path.write_text(f"{ROW}{line}\n{rest}")
     for act in (lambda: read_rows(path), lambda: JsonlSink(path, resume_at=8)):
-        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+        with pytest.raises(MetricsError, match=r"metrics\.jsonl, line 2: .* remove that line") as caught:
             act()
-    assert "hello" in path.read_text()
+        assert "\n" not in str(caught.value)
+    assert path.read_text() == f"{ROW}{line}\n{rest}"
 
 
-def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A row that the disk takes only in part raises."""
-    with JsonlSink(tmp_path / "metrics.jsonl") as sink, monkeypatch.context() as patch:
-        patch.setattr(sink, "_file", SimpleNamespace(write=lambda line: len(line) - 1, name="metrics.jsonl"))
-        with pytest.raises(OSError, match="only in part"):
-            sink.log(train_row(8))
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    """A row that the disk takes only in part, or not at all, raises an error that names the file; the run can go on."""
+    path = tmp_path / "metrics.jsonl"
+    write_rows(path, 8)
+    for room in (20, 0):
+        with JsonlSink(path, resume_at=8) as sink, file_limit(path.stat().st_size + room):
+            for _ in range(2):
+                with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
+                    sink.log(train_row(16))
+            assert caught.value.filename == str(path)
+    with JsonlSink(path, resume_at=8) as sink:
+        sink.log(train_row(16))
+    assert steps_in(path) == [8, 16]
 
 
 class Recorder(Sink):

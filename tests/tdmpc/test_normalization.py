@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tdmpc.normalization import ObservationMoments, power_of_two_above
+from tdmpc.normalization import ROUNDING, ObservationMoments, RewardMagnitudes
 
 SENSED = st.floats(-1e3, 1e3, width=32)
 BATCHES = st.lists(
@@ -33,7 +33,7 @@ def test_moments_are_those_of_all_data_at_once(batches: list[np.ndarray]) -> Non
     spread = everything.std(0)
     assert moments.count == len(everything)
     np.testing.assert_allclose(moments.mean, everything.mean(0), atol=1e-9)
-    moved = np.ptp(everything, axis=0) > 0
+    moved = spread > ROUNDING * (1 + np.abs(everything.mean(0)))
     np.testing.assert_allclose(moments.std[moved], spread[moved], atol=1e-6)
     assert (moments.std[~moved] == 1).all()
 
@@ -51,6 +51,20 @@ def test_constant_sensors_do_not_blow_up(value: float, rows: int, times: int) ->
     """A sensor that has not moved has deviation 1, however often and in whatever batches it was read."""
     moments = moments_of(*[np.full((rows, 1), value, np.float32)] * times)
     assert moments.std.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("reading", [9.81, -3e4, 1e-17])
+def test_rounding_is_no_signal(reading: float) -> None:
+    """A constant sensor stays one where its last digit flickers, as it does when it was computed."""
+    noise = np.random.default_rng(0).normal(size=(1000, 1))
+    assert moments_of((reading * (1 + 1e-7 * noise)).astype(np.float32)).std.tolist() == [1.0]
+    assert moments_of((1e-17 * noise).astype(np.float32)).std.tolist() == [1.0]
+
+
+def test_small_signals_are_signals() -> None:
+    """A sensor that moves by a hundredth of a millimetre around a metre is standardised like any other."""
+    data = (1 + 1e-5 * np.random.default_rng(0).normal(size=(1000, 1))).astype(np.float32)
+    np.testing.assert_allclose(moments_of(data).std, data.astype(np.float64).std(0), rtol=1e-9)
 
 
 def test_nothing_seen() -> None:
@@ -79,15 +93,23 @@ def test_moments_share_nothing() -> None:
     assert all(torch.equal(kept.state()[name], tensor) for name, tensor in before.items())
 
 
+def scale_of(*rewards: float) -> float:
+    """One by one, as a training sees them."""
+    magnitudes = RewardMagnitudes()
+    for reward in rewards:
+        magnitudes.add(torch.tensor([reward]))
+    return magnitudes.scale
+
+
 @given(st.floats(2.0**-100, 2.0**100, width=32))
-def test_power_of_two_above(value: float) -> None:
-    """It is the least power of two that is not below the value, exactly."""
-    found = Fraction(power_of_two_above(value))
+def test_the_scale_is_a_power_of_two(value: float) -> None:
+    """The scale of one reward is the least power of two that is not below it, exactly."""
+    found = Fraction(scale_of(-value))
     assert math.frexp(found)[0] == 0.5
     assert found / 2 < Fraction(value) <= found
 
 
 @pytest.mark.parametrize(("value", "power"), [(3.0, 4.0), (0.2, 0.25), (8.0, 8.0), (1.0, 1.0), (0.5, 0.5)])
-def test_examples_of_a_power_of_two_above(value: float, power: float) -> None:
-    """A power of two is its own, anything else gets the next one: 3 gives 4, 8 gives 8."""
-    assert power_of_two_above(value) == power
+def test_examples_of_a_scale(value: float, power: float) -> None:
+    """A power of two is its own scale, anything else gets the next one: 3 gives 4, 8 gives 8."""
+    assert scale_of(value) == power

@@ -14,7 +14,7 @@ from scipy.linalg import solve_discrete_are
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tdmpc.config import ModelConfig, PlannerConfig, preset
+from tdmpc.config import ModelConfig, PlannerConfig
 from tdmpc.heads import Regression
 from tdmpc.planner import (
     PlanNoise,
@@ -27,6 +27,7 @@ from tdmpc.planner import (
     refit,
     shift,
 )
+from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -467,7 +468,7 @@ def book(counted: dict[str, float], name: str, counter: FlopCounterMode, share: 
 
 def test_published_planning_cost(make_spec: MakeSpec) -> None:
     """On cartpole a plan of the reference costs 12.05 G multiply-adds; with all plans anew, as published, 12.6 G."""
-    config, spec = preset("reference", "dm_control/cartpole-swingup-v0"), make_spec(5, 1)
+    config, spec = preset("reference"), make_spec(5, 1)
     assert round(sum(planning_macs(config.model, spec, config.planner).values()) / 1e9, 2) == 12.05
     # Published: proposals are valued in all of the 6 iterations, and their rollout computes rewards that nobody reads.
     published = planning_macs(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from tdmpc.config import ReplayConfig
-from tdmpc.replay import Replay, SumTree
+from tdmpc.replay import ROWS, Replay, SumTree
 from tdmpc.spec import Batch
 
 RUNS, TERMINATES, TRUNCATES, BOTH, DIVERGES = range(5)
@@ -188,6 +188,25 @@ def test_a_loaded_replay_goes_on_bit_for_bit(recording, saved_after):
                 each.replay.update_priorities(batch.indices, np.arange(4.0))
         saved.step(*ends)
         loaded.step(*ends)
+
+
+@given(recordings(), st.integers(0, 50))
+def test_what_was_written_to_is_told(recording, saved_after):
+    """Rows that are not told to have changed are as they were, and one step changes two rows of each lane."""
+    shape, steps = recording
+    recorder = make(*shape)
+    replay = recorder.replay
+    for ends in steps[:saved_after]:
+        recorder.step(*ends)
+    before = {name: replay.state()[name].copy() for name in ROWS}
+    replay.changed[:] = False
+    for number, ends in enumerate(steps[saved_after:], start=1):
+        recorder.step(*ends)
+        assert replay.changed.sum() <= 2 * number * shape[1]
+    for name, rows in before.items():
+        same = ~replay.changed[: len(rows)]
+        assert np.array_equal(replay.state()[name][: len(rows)][same], rows[same])
+        assert replay.changed[len(rows) : len(replay.state()[name])].all()
 
 
 def test_a_batch_has_the_shapes_and_types_of_the_trainer():

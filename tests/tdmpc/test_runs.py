@@ -34,6 +34,27 @@ def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
         pass
 
 
+def test_a_new_folder_is_one_process_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new folder that another process works on, or has worked on before this one came to lock it, is refused; one in
+    which a run was refused before it began is taken.
+    """
+    folder = tmp_path / "run"
+    with runs.new(folder), pytest.raises(RunError, match="another process is working on"), runs.new(folder):
+        pass
+    assert {path.name for path in folder.iterdir()} <= {runs.LOCK}
+    create = runs.create
+
+    def outrun(path: Path) -> Path:
+        create(path)
+        monkeypatch.setattr(runs, "create", create)
+        (path / runs.CONFIG).touch()
+        return path
+
+    monkeypatch.setattr(runs, "create", outrun)
+    with pytest.raises(RunError, match="exists and is never overwritten"), runs.new(folder):
+        pass
+
+
 @pytest.mark.parametrize("content", ["checkpoint.safetensors", ".hidden", "notes.txt"])
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path, content: str) -> None:
     """A folder that holds anything is refused, with how to go on with it, and left as it is."""
@@ -146,7 +167,7 @@ def test_a_summary_tells_the_figures() -> None:
     config = tiny("Pendulum-v1", seed=3)
     agent = Agent(config, spec_of(config))
     evaluation = Evaluation(returns=(1.0, 3.0), lengths=(2, 2), decision_ms=(1.0, 2.0, 9.0, 1.5), diverged=1)
-    meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "other": None}
+    meta = {"env_steps": 90, "agent_steps": 45, "wall_s": 12.34, "cpu_s": 45.67, "other": None}
     summary = json.loads(json.dumps(runs.summary(agent, evaluation, meta=meta, dense=config.model)))
     told = {
         "env": "Pendulum-v1",
@@ -158,6 +179,7 @@ def test_a_summary_tells_the_figures() -> None:
         "env_steps": 90,
         "agent_steps": 45,
         "wall_s": 12.3,
+        "cpu_s": 45.7,
         "ms_per_plan_p50": 1.75,
         "precision": "float32",
         "device": "cpu",

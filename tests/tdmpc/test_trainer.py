@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from tdmpc import checkpoint, runs
-from tdmpc.agent import Actor
+from tdmpc.actor import Actor
+from tdmpc.config import Linear
 from tdmpc.metrics import Sink, read_rows
+from tdmpc.replay import EPSILON
 from tdmpc.trainer import Trainer, load_agent
 from tests.tdmpc.conftest import TOY, Toy, open_run, spec_of, tiny
 from tests.tdmpc.outcomes import differing, same, whole_run
@@ -132,6 +134,43 @@ def test_random_start_then_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert planned == list(range(40, 60))
     actions = trainer.replay.episode_actions(0)[:40]
     assert np.abs(actions).max() <= 1 and abs(actions.mean()) < 0.3 and 0.45 < actions.std() < 0.7
+
+
+def test_an_episode_begins_without_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an episode has just begun nothing is left of the last one's plan; where one goes on, its plan is."""
+    config = tiny("InvertedPendulum-v5", num_envs=2, random_steps=0, env_steps=80)
+    planner = dataclasses.replace(config.planner, horizon_schedule=Linear(3, 3, 0))
+    trainer = open_run(dataclasses.replace(config, planner=planner), tmp_path)
+    act, begun, warm = Actor.act, [], []
+
+    def spy(self: Actor, observations: Tensor, *, step: int, explore: bool) -> Tensor:
+        begun.append(trainer.lengths == 0)
+        warm.append(self.mean.abs().sum((0, 2)).numpy() > 0)
+        return act(self, observations, step=step, explore=explore)
+
+    monkeypatch.setattr(Actor, "act", spy)
+    trainer.run()
+    assert np.array_equal(np.stack(warm), ~np.stack(begun))
+    assert any(mask.sum() == 1 for mask in begun[1:])  # one lane ended while the other went on
+
+
+def test_updates_hand_priorities_back(tmp_path: Path) -> None:
+    """After an update, each window that it was made on is drawn by the priority that the update gave it."""
+    config = tiny("Pendulum-v1")
+    trainer = open_run(config, tmp_path)
+    update, done = trainer.agent.update, []
+
+    def spy(batch: Any) -> Any:
+        done.append((batch.indices, update(batch)))
+        return done[-1][1]
+
+    trainer.agent.update = spy  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.run()
+    windows, last = done[-1]
+    given = dict(zip(windows.tolist(), last.priorities.tolist(), strict=True))  # of one drawn twice, the last counts
+    leaves = trainer.replay.state()["leaves"][list(given)]
+    expected = (np.array(list(given.values())) + EPSILON) ** config.replay.alpha
+    assert leaves == pytest.approx(expected, rel=1e-6) and len(set(given.values())) > 1
 
 
 def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) -> None:

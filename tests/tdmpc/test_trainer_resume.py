@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -14,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from tdmpc import checkpoint, runs
+from tdmpc import checkpoint, pages, runs
 from tdmpc.agent import Agent
 from tdmpc.config import ReplayConfig, TrainConfig, from_json, to_json
 from tdmpc.lanes import Environments
@@ -24,6 +27,13 @@ from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer
 from tests.tdmpc.conftest import TOY, Toy, open_run, tiny
 from tests.tdmpc.outcomes import Outcome, differing, last_saved, outcome, rows_of, whole_run
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of eight rows, so that short runs have many."""
+    monkeypatch.setattr(pages, "PAGE", 8)
+
 
 # -------------------------------------------------------------------------------------------- resume = uninterrupted
 
@@ -139,6 +149,41 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     )
 
 
+def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
+    """A run whose last checkpoint has no hash, and all rows in its file, goes on like any other."""
+    config = tiny("InvertedPendulum-v5", num_envs=2)
+    expected = whole_run(config, tmp_path / "whole")
+    (tmp_path / "old").mkdir()
+    trainer = stopped(config, tmp_path / "old", after=40)
+    tensors, meta = trainer.state()
+    shutil.rmtree(tmp_path / "old" / pages.FOLDERS[0])
+    header = {"format_version": "1", "meta": json.dumps(meta)}
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, tmp_path / "old" / checkpoint.CURRENT, header
+    )
+    trainer = open_run(config, tmp_path / "old")
+    trainer.run()
+    assert differing(expected, outcome(trainer)) == []
+
+
+def test_a_checkpoint_writes_what_is_new(tmp_path: Path) -> None:
+    """A checkpoint writes the pages that steps since the last one went to, also where the ring goes round, also after
+    a stop; pages that neither checkpoint needs are gone.
+    """
+    config = tiny("Pendulum-v1", replay=ReplayConfig(capacity=47), env_steps=96, checkpoint_every=16)
+    stopped(config, tmp_path, after=40)
+    trainer = open_run(config, tmp_path)
+    done, written = trainer.agent_steps, []
+    write = pages.write_whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "write_whole", lambda *args: (written.append(trainer.agent_steps), write(*args)))
+        trainer.run()
+    # 48 rows in 6 pages: 16 steps write to 3 of them at most, and a page is two files.
+    assert sorted(set(written)) == [step for step in range(16, 97, 16) if step > done]
+    assert all(written.count(step) <= 2 * 3 for step in written)
+    assert all(len(list((tmp_path / name).iterdir())) <= 6 + 3 for name in pages.FOLDERS)
+
+
 def test_a_longer_run_goes_on(tmp_path: Path) -> None:
     """A finished run that is made longer ends like one that was meant to be so long."""
     config = tiny("Pendulum-v1", env_steps=37)
@@ -169,7 +214,7 @@ TRAINING = [(Environments, "step"), (Agent, "update"), (JsonlSink, "log"), (chec
 
 def train_until_killed(config: dict[str, Any], folder: Path, seams: str, patience: int) -> None:
     """Go on with a run in this process; die before the seam for which there is no more patience."""
-    left = [patience]
+    left, pages.PAGE = [patience], 8
     for owner, name in {"writing": WRITING, "training": TRAINING, "none": []}[seams]:
         setattr(owner, name, deadly(getattr(owner, name), left))
     trainer = open_run(from_json(TrainConfig, config), folder)
@@ -199,7 +244,7 @@ def start(config: TrainConfig, folder: Path, seams: str = "none", patience: int 
 
 @pytest.mark.parametrize(
     ("seams", "patience"),
-    [("writing", range(12)), ("training", [0, 5, 8, 14, 21, 27, 30, 35])],
+    [("writing", range(0, 36, 3)), ("training", [0, 5, 8, 14, 21, 27, 30, 35])],
     ids=["writing", "training"],
 )
 def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: Iterable[int]) -> None:
@@ -218,7 +263,10 @@ def test_killed_at_any_step_a_run_resumes(tmp_path: Path, seams: str, patience: 
     trainer = open_run(config, folder)
     trainer.run()
     assert differing(whole_run(config, tmp_path / "whole"), outcome(trainer)) == []
-    assert {path.name for path in folder.iterdir()} == {runs.METRICS, checkpoint.CURRENT, checkpoint.PREVIOUS}
+    files = {runs.METRICS, checkpoint.CURRENT, checkpoint.PREVIOUS}
+    assert {path.name for path in folder.iterdir()} == {*files, *pages.FOLDERS}
+    needed = [checkpoint._paged(checkpoint._header(path))["files"] for path in folder.glob("*.safetensors")]
+    assert all({path.name for path in (folder / name).iterdir()} == set().union(*needed) for name in pages.FOLDERS)
 
 
 def test_killed_at_random_times_a_run_resumes(tmp_path: Path) -> None:

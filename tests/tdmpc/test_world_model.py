@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tdmpc.config import ModelConfig, preset
+from tdmpc.config import ModelConfig
 from tdmpc.heads import Regression
+from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import OBSERVATION_CLIP, WorldModel
 
@@ -40,7 +41,7 @@ def predictions(model: WorldModel, z: Tensor, action: Tensor) -> dict[str, Tenso
 
 def test_published_sizes(make_spec: MakeSpec) -> None:
     """On cartpole the reference has the published 1.49 M parameters, component by component."""
-    model = WorldModel(preset("reference", "dm_control/cartpole-swingup-v0").model, make_spec(5, 1))
+    model = WorldModel(preset("reference").model, make_spec(5, 1))
     assert {name: round(size / 1000) for name, size in sizes(model).items()} == {
         "encoder": 14,
         "dynamics": 315,
