@@ -21,6 +21,8 @@ DIVERGED = "diverged"
 DIVERGENCES = (RuntimeError, ArithmeticError, np.linalg.LinAlgError)
 """What a simulation raises that cannot go on from where it is; dm_control's PhysicsError is a RuntimeError."""
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class EnvironmentFault(Exception):
     """The program of an environment failed, or gave what it had not announced; the message says what and where."""
@@ -158,11 +160,11 @@ def _reading(sensor: Sensor, observation: Any) -> np.ndarray:
 
 
 def _not_finite(name: object, values: np.ndarray) -> str:
-    fits = np.abs(values) <= np.finfo(np.float32).max  # False for nan too
-    if fits.all():
+    sizes = np.abs(values)
+    if sizes.max(initial=0.0) <= LARGEST:
         return ""
-    value = values[~fits][0]
-    return f"{name} is not finite: " + (f"element {np.argmin(fits)} is {value}" if values.ndim else f"{value}")
+    element = int(np.argmin(sizes <= LARGEST))  # nan is not at most anything either
+    return f"{name} is not finite: {f'element {element} is ' if values.ndim else ''}{values.flat[element]}"
 
 
 def _shown(value: Any) -> str:
