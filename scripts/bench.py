@@ -19,6 +19,7 @@ from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
 from tdmpc.agent import Actor, Agent
 from tdmpc.config import PRESETS, ConfigError, Linear, Precision, TrainConfig, preset
+from tdmpc.files import write_whole
 from tdmpc.planner import planning_macs
 from tdmpc.spec import Batch, EnvSpec
 
@@ -214,12 +215,12 @@ def main(arguments: list[str]) -> int:
         "load_after": round(os.getloadavg()[0], 2),
     }
     rows = [{**bench.row(), **machine} for bench in benches]
-    if args.profile:
-        args.profile.write_text("\n".join(bench.profile(args.calls) for bench in benches))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         _show(rows, machine)
+    if args.profile:
+        write_whole(args.profile, "\n".join(bench.profile(args.calls) for bench in benches).encode())
     return 0
 
 

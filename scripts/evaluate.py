@@ -55,14 +55,15 @@ def main(arguments: list[str]) -> int:
     )
     dense = runs.config(args.run).model
     summary = {**runs.summary(agent, result, meta=meta, dense=dense), "policy": args.policy}
+    film = args.run / runs.VIDEO
     if args.video:
-        path = args.run / runs.VIDEO
-        write_video(path, result.frames, frame_rate(agent.spec))
-        summary["video"] = str(path)
+        summary["video"] = str(film)
     if args.json:
         print(json.dumps(summary))
     else:
         show(summary, title=str(args.run))
+    if args.video:
+        write_video(film, result.frames, frame_rate(agent.spec))
     return 0
 
 

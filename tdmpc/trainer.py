@@ -247,9 +247,13 @@ class Trainer:
 
     def _dump(self, error: NonFiniteError, evidence: dict[str, Tensor]) -> NonFiniteError:
         folder = self.folder / f"fault-{self.agent_steps}"
-        folder.mkdir(exist_ok=True)
         tensors, meta = self.state()
-        checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        try:
+            folder.mkdir(exist_ok=True)
+            checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        except (OSError, checkpoint.CheckpointError) as unsaved:
+            reason = unsaved.__cause__ or unsaved
+            return NonFiniteError(f"{error}. Nothing of it could be saved ({reason}); the last checkpoint is untouched")
         return NonFiniteError(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
 
     # State -----------------------------------------------------------------------------------------------------

@@ -140,6 +140,17 @@ def test_a_fault_does_not_end_the_run_for_good(tmp_path: Path, lanes_that_fail: 
     assert trainer.agent_steps == 30
 
 
+def test_a_fault_on_a_full_disk_is_still_told(tmp_path: Path, lanes_that_fail: Callable[..., TrainConfig]) -> None:
+    """Where what went wrong cannot be saved apart, it is told all the same, and so is why not."""
+    trainer = open_run(lanes_that_fail(lane=1, time=13, reward=math.nan), tmp_path)
+    (tmp_path / "fault-39").touch()
+    with pytest.raises(
+        NonFiniteError, match=r"reward .* step 39, lane 1: .*Nothing of it could be saved \(.*File exists"
+    ):
+        trainer.run()
+    assert last_saved(tmp_path) == 30
+
+
 def test_a_full_disk_stops_the_run_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that could not save says so; with space again it goes on from its last checkpoint and ends the same."""
     config = tiny("Pendulum-v1")
