@@ -5,6 +5,7 @@ import errno
 import importlib
 import logging
 import os
+import select
 import sys
 
 COMMANDS = {
@@ -39,6 +40,8 @@ REMEDIES = {
     errno.EIO: "Look after the disk",
 }
 """What helps where a file cannot be written or read."""
+UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What standard output can raise; it tells no name. Whoever writes a file names it (``tdmpc.files.naming``)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +81,7 @@ def _start_with_large_pages() -> None:
 
 def _failed(error: Exception) -> int:
     """Tell what a user can cause or mend; a fault of ours is raised anew and keeps its traceback."""
-    if isinstance(error, BrokenPipeError):  # whoever reads what is printed has enough
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
         _let_go_of_output()
         return 1
     line = _line(error)
@@ -103,12 +106,19 @@ def _line(error: Exception) -> str:
 def _line_of_disk(error: OSError) -> str:
     """Path, reason, remedy and how to go on."""
     remedy = REMEDIES.get(error.errno or 0)
-    if remedy is None:
+    if remedy is None or (error.filename is None and error.errno not in UNNAMED):
         return ""
-    if error.filename is None:  # whoever writes a file names it, which print does not
+    if error.filename is None:
         _let_go_of_output()
     then = next(iter(getattr(error, "__notes__", ())), "run the command again")
     return f"{error.filename or 'standard output'}: {error.strerror}. {remedy}, then {then}"
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has left."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    return bool(output.poll(0))
 
 
 def _let_go_of_output() -> None:

@@ -30,6 +30,8 @@ CURVE = "learning_curve.png"
 PANELS = "training.png"
 VIDEO = "video.mp4"
 LOCK = ".lock"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What settings raise that are missing, no JSON, or of another program."""
 
 
 T = TypeVar("T")
@@ -100,13 +102,7 @@ def settings(folder: Path, part: str, kind: type[T], default: T | None = None) -
     try:
         parts = json.loads((folder / CONFIG).read_text())
         return default if default is not None and part not in parts else from_json(kind, parts[part])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # missing, no JSON, or of another program
+    except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({reason})") from error
 

@@ -159,7 +159,16 @@ def test_a_robot_is_told_what_its_command_line_needs(
     assert "on a robot 'tdmpc[deploy,latency]'" in fails("latency")
 
 
-@pytest.mark.parametrize("error", [KeyError("agent"), OSError(errno.EBADF, "Bad file"), ImportError("no module x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("agent"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.EBADF, "Bad file"),
+        OSError(errno.EPERM, "No right"),
+        ImportError("no module x"),
+    ],
+)
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """What no user can cause is not dressed up as a mistake of theirs."""
     command_that_raises(monkeypatch, error)
