@@ -59,14 +59,15 @@ def main(arguments: list[str]) -> int:
     if args.policy == "planner":
         alone = evaluate(agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy="prior")
         summary["prior_return_mean"], summary["prior_return_std"] = alone.return_mean, alone.return_std
+    film = args.run / runs.VIDEO
     if result.frames:
-        path = args.run / runs.VIDEO
-        write_video(path, result.frames, frame_rate(agent.spec))
-        summary["video"] = str(path)
+        summary["video"] = str(film)
     if args.json:
         print(json.dumps(summary))
     else:
         show(summary, title=str(args.run))
+    if result.frames:
+        write_video(film, result.frames, frame_rate(agent.spec))
     return 0
 
 

@@ -298,9 +298,13 @@ class Trainer:
 
     def _dump(self, error: Fault, evidence: dict[str, Tensor]) -> Fault:
         folder = self.folder / f"fault-{self.agent_steps}"
-        folder.mkdir(exist_ok=True)
         tensors, meta = self.state()
-        checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        try:
+            folder.mkdir(exist_ok=True)
+            checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        except (OSError, checkpoint.CheckpointError) as unsaved:
+            reason = unsaved.__cause__ or unsaved
+            return type(error)(f"{error}. Nothing of it could be saved ({reason}); the last checkpoint is untouched")
         return type(error)(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
 
     # State -----------------------------------------------------------------------------------------------------
