@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from scripts import ranges
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
@@ -44,8 +45,7 @@ class EvaluateArgs:
 def main(arguments: list[str]) -> int:
     """Parse, play, print."""
     args = tyro.cli(EvaluateArgs, args=arguments, prog="tdmpc evaluate")
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1, got {args.episodes}")
+    ranges.check(args, ConfigError, positive=["episodes"], not_negative=["seed", "threads"])
     if args.threads:
         torch.set_num_threads(args.threads)
     precision = {} if args.precision is None else {"precision": args.precision}
