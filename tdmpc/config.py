@@ -143,6 +143,9 @@ class TrainConfig:
     """Environment steps for each decision; the published value of the domain when not given."""
     max_episode_steps: Count | None = None
     """Environment steps after which an episode is cut; the environment's own time limit when not given."""
+    delay: Annotated[tuple[Whole, ...], Field(min_length=1, max_length=2)] = (0,)
+    """Decisions between an observation and the moment at which the action decided on it is applied. Two numbers are the
+    least and the largest: each episode has one between them."""
     terminates: bool | None = None
     """Whether episodes can end before their time limit; found out by random play when not given."""
     eval_every: Whole = 0
@@ -195,6 +198,8 @@ def _contradictions(config: TrainConfig) -> Iterator[str]:
             f"--replay.capacity must be at least {window * config.num_envs}, a window of --loss.horizon for each of "
             f"--num-envs, got {config.replay.capacity}"
         )
+    if config.delay[0] > config.delay[-1]:
+        yield f"--delay must be the least and the largest, got {config.delay}"
     candidates = planner.samples + planner.policy_trajectories
     if planner.elites > candidates:
         yield f"--planner.elites must be at most the {candidates} candidates of a plan, got {planner.elites}"
