@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 from tyro.conf import Positional, arg
 
+from tdmpc.spec import EnvSpec
+
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -188,6 +190,18 @@ def check(config: TrainConfig) -> None:
         raise ConfigError("; ".join(problems))
 
 
+def check_delay(config: TrainConfig, spec: EnvSpec) -> None:
+    """Refuse a delay after which an episode is over.
+
+    Raises:
+        ConfigError: it is as long as an episode, or longer.
+    """
+    if spec.episode_steps is not None and max(config.delay) >= spec.episode_steps:
+        raise ConfigError(
+            f"--delay must be less than the {spec.episode_steps} decisions of an episode, got {max(config.delay)}"
+        )
+
+
 def _contradictions(config: TrainConfig) -> Iterator[str]:
     """What is wrong between settings that are possible each on its own."""
     planner, window = config.planner, config.loss.horizon
@@ -199,7 +213,7 @@ def _contradictions(config: TrainConfig) -> Iterator[str]:
             f"--num-envs, got {config.replay.capacity}"
         )
     if config.delay[0] > config.delay[-1]:
-        yield f"--delay must be the least and the largest, got {config.delay}"
+        yield f"--delay must be the least and then the largest, got {config.delay}"
     candidates = planner.samples + planner.policy_trajectories
     if planner.elites > candidates:
         yield f"--planner.elites must be at most the {candidates} candidates of a plan, got {planner.elites}"
