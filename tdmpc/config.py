@@ -212,7 +212,7 @@ def _contradictions(config: TrainConfig) -> Iterator[str]:
             f"--replay.capacity must be at least {window * config.num_envs}, a window of --loss.horizon for each of "
             f"--num-envs, got {config.replay.capacity}"
         )
-    if config.delay[0] > config.delay[-1]:
+    if list(config.delay) != sorted(config.delay):
         yield f"--delay must be the least and then the largest, got {config.delay}"
     candidates = planner.samples + planner.policy_trajectories
     if planner.elites > candidates:

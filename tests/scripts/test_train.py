@@ -502,9 +502,10 @@ def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], 
 
 def test_a_delay_is_shorter_than_an_episode(trained: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     """A delay after which an episode is over is refused in training and in evaluation, before a folder is made."""
-    says = "--delay must be less than the 9 decisions of an episode, got 9"
-    assert says in fails("train", TOY, *TINY, "--delay=9", f"--run-dir={tmp_path / 'run'}")
-    assert says in fails("evaluate", str(trained), "--delay", "0", "9")
+    steps = str(runs.spec(trained).episode_steps)
+    says = f"--delay must be less than the {steps} decisions of an episode, got {steps}"
+    assert says in fails("train", TOY, *TINY, "--delay", steps, f"--run-dir={tmp_path / 'run'}")
+    assert says in fails("evaluate", str(trained), "--delay", "0", steps)
     assert not (tmp_path / "run").exists()
 
 

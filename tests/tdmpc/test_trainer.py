@@ -235,10 +235,11 @@ def test_a_checkpoint_is_read_without_training_code(tmp_path: Path) -> None:
     assert json.loads(json.dumps(meta)).keys() == checkpoint.load(tmp_path).meta.keys()
 
 
-def test_the_replay_has_what_was_applied(tmp_path: Path) -> None:
+def test_the_replay_has_what_was_applied(tmp_path: Path, register: Callable[..., str]) -> None:
     """With a delay of two decisions, environment and replay get what was decided two decisions before, and nothing in
     the first two decisions of an episode.
     """
+    register()
     trainer = open_run(tiny(TOY, delay=(2,), env_steps=40), tmp_path)
     decided, applied, lengths = [], [], []
     commit, step, reset = trainer.actor.commit, trainer.envs.step, trainer.actor.reset
