@@ -26,8 +26,8 @@ from tdmpc.world_model import WorldModel
 
 TOLERANCE = 1e-4
 """Largest difference of an action, a mean or a deviation, in the units of [-1, 1]."""
-VALUE_TOLERANCE = 1e-5
-"""Largest difference of a value, relative to ``value_scale``. Single precision makes about 1e-6."""
+VALUE_TOLERANCE = 2e-5
+"""Largest difference of a value, relative to ``value_scale``. Single precision makes 1e-6 or a little more."""
 REGRET_TOLERANCE = 1e-4
 """Largest mean loss of the plans, relative to their mean gain."""
 STANDARD_ERRORS = 4
@@ -86,7 +86,7 @@ class Parity:
     """What the graph's plans lose against the agent's own, on average, in the agent's model and the environment's
     units."""
     regret_error: float
-    """Standard error of that average."""
+    """Standard error of that average, rounding included."""
     gain: float
     """What planning gains on average, see ``Difference``."""
     policy: float = 0.0
@@ -132,6 +132,7 @@ def parity(original: Original, found: Sequence[Difference], scale: float) -> Par
     columns = dict(zip(Difference._fields, np.array(found, np.float64).T, strict=True))
     worst = {name: float(column.max()) for name, column in columns.items()}
     in_units = original.model.reward_scale.item()
+    spread = math.hypot(columns["loss"].std(), torch.finfo(torch.float32).eps * scale)
     return Parity(
         plans=len(found),
         ties=int(columns["tied"].sum()),
@@ -141,7 +142,7 @@ def parity(original: Original, found: Sequence[Difference], scale: float) -> Par
         mean=worst["mean"],
         std=worst["std"],
         regret=in_units * float(columns["loss"].mean()),
-        regret_error=in_units * float(columns["loss"].std()) / math.sqrt(len(found)),
+        regret_error=in_units * spread / math.sqrt(len(found)),
         gain=in_units * float(columns["gain"].mean()),
     )
 
@@ -225,9 +226,9 @@ def _fits(original: Original, trace: Trace) -> bool:
 
 
 def _start(z: Float[Tensor, "1 Z"], proposals: Proposals, trace: Trace) -> Difference:
-    latent = _relative(_largest(trace.latent - z[0]), _largest(z))
-    plans = _largest(trace.proposals - proposals.actions[:, 0])
-    return Difference(start=max(latent, plans), values=0.0, elites=0.0, mean=0.0, std=0.0)
+    latent = (trace.latent - z[0]) / z.abs().max().clamp(min=torch.finfo(z.dtype).tiny)
+    differences = _largest(latent, trace.proposals - proposals.actions[:, 0])
+    return Difference(start=differences, values=0.0, elites=0.0, mean=0.0, std=0.0)
 
 
 def _step(
@@ -245,11 +246,11 @@ def _step(
     worst, *others = values[0].sort(descending=True).values[config.elites - 1 : config.elites + 1].tolist()
     return Difference(
         start=0.0,
-        values=max(_largest(made.values - values[0]), _largest(made.value / scale - following.value[0])),
+        values=_largest(made.values - values[0], made.value / scale - following.value[0]),
         elites=worst - values[0, chosen].min().item(),
         mean=_largest(made.mean - following.mean[:, 0]),
         std=_largest(made.std - following.std[:, 0]),
-        gain=(values.max() - values.mean()).item(),
+        gain=max((values.max() - values.mean()).item(), 0.0),  # rounding can lift the average above the best
         gap=worst - others[0] if others else math.inf,
         tied=_largest(made.mean - own.mean[:, 0]) > TOLERANCE,
     )
@@ -262,5 +263,5 @@ def _end(spec: EnvSpec, trace: Trace) -> Difference:
     return Difference(start=0.0, values=0.0, elites=0.0, mean=float(np.abs(action).max()), std=0.0)
 
 
-def _largest(difference: Tensor) -> float:
-    return difference.abs().max().item() if difference.numel() else 0.0
+def _largest(*differences: Tensor) -> float:
+    return torch.cat([difference.flatten() for difference in differences]).abs().max().item()  # NaN is the largest

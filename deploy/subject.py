@@ -96,11 +96,16 @@ def load_subject(run: Path, config: ExportConfig) -> Subject:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
-        BundleError: the run has not stored enough to compare on.
+        BundleError: the run has not stored enough to compare on, or was trained with a delay.
         CheckpointError: there is no checkpoint that can be read.
         ConfigError: the planner cannot be set so.
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
+    if max(agent.config.delay):
+        raise BundleError(
+            f"{run} was trained with a delay of {agent.config.delay}: a bundle knows no actions on their way yet, and "
+            "would plan from the wrong moment. Export a run without --delay"
+        )
     settings = _settings(agent.config, meta["agent_steps"], config)
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
     return Subject(agent, {**meta, "run": str(run.resolve())}, settings, _replayed(run, agent, windows))

@@ -393,3 +393,14 @@ def test_a_bundle_that_finds_no_room_is_named(tmp_path: Path) -> None:
     with file_limit(100), pytest.raises(OSError, match="File too large") as caught, _staged(out) as folder:
         (folder / "planner.onnx").write_bytes(bytes(1000))
     assert caught.value.filename == str(out) and not list(tmp_path.iterdir())
+
+
+def test_a_delay_is_refused(export_case: ExportCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a delay is not exported: its bundle would plan from the wrong moment."""
+
+    def load(run: Path, **options: Any) -> Any:
+        return load_agent(run, **options, delay=(1,))
+
+    monkeypatch.setattr("deploy.subject.load_agent", load)
+    with pytest.raises(BundleError, match="trained with a delay"):
+        export(export_case("default").run, tmp_path / "bundle", ExportConfig())
