@@ -29,9 +29,10 @@ class Actor:
         self.generator = torch.Generator(agent.device).manual_seed(seed)
         longest, actions = max(agent.config.delay), (lanes, agent.spec.action_dim)
         self.mean = torch.zeros(agent.config.planner.horizon, *actions, device=agent.device)
-        self.pending = torch.zeros(longest, *actions)
+        self.pending = torch.zeros(longest, *actions, device=agent.device)
         """``[D N A]``: what is to be applied now and in the next decisions; zeros before anything was decided."""
-        self.delays = torch.full((lanes,), longest)
+        self.delays = torch.full((lanes,), longest, device=agent.device)
+        self._each = torch.arange(lanes, device=agent.device)
 
     @torch.no_grad()
     def act(self, observations: Float[Tensor, "N O"], *, step: int, explore: bool) -> Float[Tensor, "N A"]:
@@ -52,20 +53,21 @@ class Actor:
         if not torch.isfinite(plan.value).all():
             raise NonFiniteError(f"the plan is not finite at agent step {step}")
         action = self._explore(plan) if explore else plan.mean[0]
-        return self.commit(action.clamp(-1, 1).cpu())
+        return self.commit(action.clamp(-1, 1))
 
     @torch.no_grad()
     def act_by_policy(self, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N A"]:
         """Decide by the policy network alone; returns as ``act``."""
         model = self.agent.planning_model()
-        return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float().cpu())
+        return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float())
 
     def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
         """Put what is decided behind what is pending, and take out what is due."""
+        decided = decided.to(self.agent.device)
         queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
-        queue[self.delays, torch.arange(self.lanes)] = decided
+        queue[self.delays, self._each] = decided
         self.pending = queue[1:]
-        return queue[0]
+        return queue[0].cpu()
 
     def reset(self, begun: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
         """Begin episodes: without a warm start, nothing pending.
@@ -74,16 +76,17 @@ class Actor:
             begun: the lanes whose episode begins.
             delays: of all lanes, in decisions; those of other lanes are not looked at.
         """
-        self.mean[:, begun.to(self.mean.device)] = 0
+        begun = begun.to(self.agent.device)
+        self.mean[:, begun] = 0
         self.pending[:, begun] = 0
-        self.delays[begun] = delays[begun]
+        self.delays = torch.where(begun, delays.to(self.agent.device), self.delays)
 
     def _ahead(self, model: WorldModel, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N Z"]:
         """The latent at which a decision of now is applied."""
         latents = [model.encode(observations)]
-        for actions in self.pending.to(self.agent.device):
+        for actions in self.pending:
             latents.append(model.next(latents[-1], actions))
-        return torch.stack(latents)[self.delays, torch.arange(self.lanes)]
+        return torch.stack(latents)[self.delays, self._each]
 
     def _plan(self, observations: Tensor, step: int) -> Plan:
         agent, config = self.agent, self.agent.config.planner
@@ -123,5 +126,6 @@ class Actor:
         """Go on from a saved state."""
         self.mean = state["mean"].to(self.agent.device).clone()
         if "pending" in state:  # runs of versions without delay have none
-            self.pending, self.delays = state["pending"].clone(), state["delays"].clone()
+            self.pending = state["pending"].to(self.agent.device).clone()
+            self.delays = state["delays"].to(self.agent.device).clone()
         restore_generator(self.generator, state["generator"])
