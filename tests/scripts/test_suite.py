@@ -74,7 +74,7 @@ def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fail
         os.kill(pid, signal.SIGKILL)
         said = process.communicate()[1]
     assert process.returncode == 1, said
-    assert "bad-0 failed: 'tdmpc train Pendulum-v1" in said and "--model.value-heads must be positive" in said
+    assert "bad-0 failed: 'tdmpc train Pendulum-v1" in said and "--model.value-heads must be at least 1" in said
     assert "restored checkpoint" in (folder.parent / "good-0.log").read_text()
     rows = rows_of(tmp_path / "out")
     assert [(row["method"], row["seed"], row["status"]) for row in rows] == [
