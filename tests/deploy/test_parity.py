@@ -26,9 +26,10 @@ from deploy.parity import Parity, difference, parity, value_scale
 from deploy.probe import Iteration, Trace
 from deploy.subject import ExportConfig, Subject
 from tdmpc.agent import Agent
-from tdmpc.config import ModelConfig, preset
+from tdmpc.config import ModelConfig
 from tdmpc.layers import Ensemble
 from tdmpc.planner import candidates, propose, refit, shift
+from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -92,7 +93,7 @@ AGENTS: dict[str, tuple[ModelConfig, Callable[[WorldModel], None], float]] = {
 def subject_of(name: str, windows: int = 26) -> Subject:
     widths, teach, spread = AGENTS[name]
     torch.manual_seed(0)
-    config = preset("default", "robot-v0")
+    config = dataclasses.replace(preset("default"), env="robot-v0")
     planner = dataclasses.replace(config.planner, samples=48, elites=8, iterations=3, policy_trajectories=4)
     agent = Agent(dataclasses.replace(config, model=widths, planner=planner), SPEC)
     teach(agent.model)
