@@ -83,7 +83,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
     config, spec = runs.config(trained), runs.spec(trained)
     parts = {"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())}
     assert written == json.loads(json.dumps({**parts, "revision": runs.revision()}))
-    assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.99)
+    assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.995)
     assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
 
 
