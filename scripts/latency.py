@@ -26,6 +26,7 @@ from deploy.latency import (
     row,
     single_stream,
 )
+from scripts import ranges
 
 Precision = Literal["float32", "bfloat16"]
 TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
@@ -86,26 +87,26 @@ def main(arguments: list[str]) -> int:
         samples += [times for _, times in measured]
     for each, remark in zip(rows, remarks(rows), strict=True):
         each["remark"] = remark
-    if args.plot is not None:
-        from deploy.latency_figures import draw
-
-        draw(rows, samples, args.plot)
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         _show(rows)
+    if args.plot is not None:
+        from deploy.latency_figures import draw
+
+        draw(rows, samples, args.plot)
     return 0
 
 
 def _check(args: LatencyArgs) -> None:
     if not (args.bundles or args.torch):
         raise BundleError("which bundle? For example: tdmpc latency bundles/cartpole --period-ms 80")
-    positive = {"--threads": args.threads, "--calls": args.calls, "--periods": args.periods}
-    positive |= {"--torch-horizon": args.torch_horizon}
-    positive |= {"--period-ms": args.period_ms, "--deadline-ms": args.deadline_ms}
-    for flag, value in positive.items():
-        if value is not None and value <= 0:
-            raise BundleError(f"{flag} must be positive, got {value}")
+    ranges.check(
+        args,
+        BundleError,
+        positive=("threads", "calls", "periods", "torch_horizon", "period_ms", "deadline_ms"),
+        not_negative=("seconds", "cores"),
+    )
 
 
 def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:

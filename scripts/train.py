@@ -19,11 +19,12 @@ from compression.tdmpc_groups import AgentPruner, agent_groups
 from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
-from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, to_json
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, check_delay, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
+from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NullPruner
@@ -96,6 +97,7 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
         spec = describe(asked.env, terminates=asked.terminates, **options)
         args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
+        check_delay(args.config, spec)
     check(args.config)
     device(args.config.device)
     return args, spec
@@ -211,6 +213,7 @@ def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
     begin = trainer.env_steps
     _write_config(args, spec, folder)
     with (
+        going_on(f"tdmpc train --resume {folder}"),
         ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
         JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
         _wandb(args, folder) as wandb,

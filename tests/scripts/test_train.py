@@ -27,7 +27,7 @@ from tdmpc.metrics import read_rows
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
-from tests.tdmpc.conftest import TOY, Toy
+from tests.tdmpc.conftest import TOY, Toy, file_limit
 from tests.tdmpc.outcomes import files_of
 from tests.tdmpc.wandb_files import history_of, logs_of, run_of
 
@@ -83,7 +83,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
     config, spec = runs.config(trained), runs.spec(trained)
     parts = {"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())}
     assert written == json.loads(json.dumps({**parts, "revision": runs.revision()}))
-    assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.99)
+    assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.995)
     assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
 
 
@@ -377,6 +377,36 @@ def same_agent(left: Path, right: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+# --------------------------------------------------------------------------------------------------------- a full disk
+
+
+def test_a_row_that_finds_no_room_costs_nothing(copied: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A disk that fills up at a row of metrics stops the run with the path and the command that goes on; with room
+    again, the run ends as one that never stopped.
+    """
+    longer = ["--env-steps=80", "--checkpoint-every=65"]
+    whole = shutil.copytree(copied, tmp_path / "whole")
+    assert main(["train", "--resume", str(whole), *longer]) == 0
+    with file_limit((copied / runs.METRICS).stat().st_size + 10):
+        said = fails("train", "--resume", str(copied), *longer)
+    remedy = "the disk is full. Free some space, then go on with: tdmpc train --resume"
+    assert said == f"{copied / runs.METRICS}: a row was written only in part: {remedy} {copied}"
+    assert env_steps_in(copied) == 60
+    assert main(["train", "--resume", str(copied), *longer]) == 0
+    assert same_agent(copied, whole)
+    returns = [
+        [row.get("return", row.get("return_mean")) for row in read_rows(run / runs.METRICS)] for run in (copied, whole)
+    ]
+    assert returns[0] == returns[1]
+
+
+def test_a_lock_that_cannot_be_taken_is_one_line(copied: Path, fails: Callable[..., str]) -> None:
+    """A run folder in which nothing can be written is named, and how to go on."""
+    (copied / runs.LOCK).unlink(missing_ok=True)
+    (copied / runs.LOCK).mkdir()
+    assert fails("train", "--resume", str(copied)).startswith(f"{copied / runs.LOCK}: ")
+
+
 # ------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
@@ -468,6 +498,15 @@ def test_a_failing_wandb_stops_nothing(
 def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], option: str) -> None:
     """What would be ignored beside --resume is refused."""
     assert "leave out --run-dir and --preset" in fails("train", "--resume", str(copied), option)
+
+
+def test_a_delay_is_shorter_than_an_episode(trained: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A delay after which an episode is over is refused in training and in evaluation, before a folder is made."""
+    steps = str(runs.spec(trained).episode_steps)
+    says = f"--delay must be less than the {steps} decisions of an episode, got {steps}"
+    assert says in fails("train", TOY, *TINY, "--delay", steps, f"--run-dir={tmp_path / 'run'}")
+    assert says in fails("evaluate", str(trained), "--delay", "0", steps)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("device", "says"), [("abacus", "cannot be used"), ("meta", "holds no numbers")])

@@ -167,6 +167,7 @@ def test_the_first_episode_is_filmed(agent: Agent) -> None:
     assert filmed.returns == plain.returns and plain.frames == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*RGB-array rendering should return a numpy array")
 @pytest.mark.parametrize(
     ("picture", "says"), [(lambda _: [][0], "IndexError: list index"), (lambda _: "", "str instead")]
 )
