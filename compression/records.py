@@ -41,6 +41,10 @@ EVENTS = "events.jsonl"
 IMPORTANCE = "importance.jsonl"
 
 
+class RecordError(ValueError):
+    """Records cannot be read; the message says what to do."""
+
+
 class Journal:
     """A file of JSON lines that a resumed run can go on with exactly."""
 
@@ -50,21 +54,51 @@ class Journal:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one object as a line."""
-        with self.path.open("a" if self.lines else "w") as file:
-            file.write(json.dumps(record) + "\n")
+        self._write(self.path, "a" if self.lines else "w", json.dumps(record) + "\n")
         self.lines += 1
 
     def resume(self, lines: int) -> None:
         """Keep the first lines and drop the rest, a line cut short by a kill included."""
-        kept = self.path.read_text().splitlines(keepends=True)[:lines] if self.path.exists() else []
-        self.path.write_text("".join(kept))
+        there = _lines(self.path)
+        kept = there[:lines]
+        if kept != there:
+            temporary = self.path.with_name(f".{self.path.name}.tmp")
+            self._write(temporary, "w", "".join(kept))
+            temporary.replace(self.path)
         self.lines = len(kept)
+
+    def _write(self, path: Path, mode: str, text: str) -> None:
+        try:
+            with path.open(mode) as file:
+                file.write(text)
+        except OSError as error:
+            error.filename = str(self.path)  # a write that fails tells none
+            raise
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file; none where there is no file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """All whole lines of a file; none where there is no file.
+
+    Raises:
+        RecordError: a whole line is no object.
+    """
+    return [_record(path, number, line) for number, line in enumerate(_lines(path), start=1) if line.endswith("\n")]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("an object was expected")
+    except ValueError as error:
+        raise RecordError(
+            f"{path}, line {number}: this is no record of pruning ({error}). Mend or remove that line, and try again"
+        ) from error
+    return record
 
 
 def axis_record(

@@ -28,6 +28,7 @@ from deploy.manifest import describe
 from deploy.parity import TOLERANCE, Cases, Parity, Planner, Regret, case, is_decided, parity, plan_cases, regret
 from deploy.subject import COMPARED, ExportConfig, Subject, load_subject
 from tdmpc import runs
+from tdmpc.files import naming
 from tdmpc.planner import PlanNoise
 
 try:
@@ -313,8 +314,9 @@ def _staged(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BundleError(f"cannot write into {out.parent} ({error.strerror}): choose another --out") from error
     try:
-        yield folder
-        os.replace(folder, out)
+        with naming(out):
+            yield folder
+            os.replace(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -40,7 +40,11 @@ def draw(rows: Sequence[dict[str, Any]], samples_ms: Sequence[np.ndarray], path:
         axes.axvline(period, color="#333333", linestyle=":", linewidth=1)
         axes.annotate(f"{period:g} ms", (period, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
     figure.legend(*tails.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    try:
+        FigureCanvasAgg(figure).print_png(str(path))
+    except OSError as error:
+        error.filename = str(path)  # a write that fails tells none
+        raise
 
 
 def label(row: dict[str, Any]) -> str:

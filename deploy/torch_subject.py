@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from deploy.latency import Subject
-from tdmpc.agent import Actor
+from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
 from tdmpc.planner import planning_macs
 from tdmpc.trainer import load_agent

@@ -1,6 +1,5 @@
 """``tdmpc autoencoder``: a second user of the compression code; how well images survive, by criterion and size."""
 
-import csv
 import dataclasses
 import gzip
 import json
@@ -32,9 +31,11 @@ from compression.records import EVENTS, IMPORTANCE, read
 from compression.report import Picture, page
 from compression.shrink import load_training_state, shrink, training_state
 from compression.subject import Judgement
+from scripts.suite import write_table
 from tdmpc import runs
 from tdmpc.config import ConfigError, Widths, to_json
 from tdmpc.figures import save
+from tdmpc.files import naming, write_whole
 from tdmpc.layers import mlp
 from tdmpc.state import prefixed
 
@@ -350,10 +351,7 @@ def _check(args: AutoencoderArgs, pixels: int) -> None:
 
 def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     rounded = {"parameters_left": "{:.4f}", "psnr": "{:.3f}"}
-    with path.open("w", newline="") as file:
-        rows = csv.DictWriter(file, list(table[0]))
-        rows.writeheader()
-        rows.writerows({**row, **{name: form.format(row[name]) for name, form in rounded.items()}} for row in table)
+    write_table(path, [{**row, **{name: form.format(row[name]) for name, form in rounded.items()}} for row in table])
 
 
 def _show(table: Sequence[Mapping[str, Any]], args: AutoencoderArgs) -> None:
@@ -391,8 +389,10 @@ def _report(
     pictures = []
 
     def add(name: str, figure: Any, title: str, caption: str) -> None:
-        save(figure, folder / f"{name}.png")
-        pictures.append(Picture(folder / f"{name}.png", title, caption))
+        path = folder / f"{name}.png"
+        with naming(path):
+            save(figure, path)
+        pictures.append(Picture(path, title, caption))
 
     add(
         *("psnr", figures.tradeoff(table, dense=DENSE, scratch=SCRATCH), "Quality against size"),
@@ -428,7 +428,7 @@ def _report(
         unpruned="every target was refused by the guard",
         settings=json.dumps(to_json(args), indent=1, default=str),
     )
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    write_whole(folder / "report.html", text.encode())
 
 
 def _reconstructions(

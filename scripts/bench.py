@@ -17,8 +17,10 @@ from rich.table import Table
 from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
 from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
+from tdmpc.files import write_whole
 from tdmpc.planner import planning_macs
 from tdmpc.presets import PRESETS, preset
 from tdmpc.spec import Batch, EnvSpec
@@ -229,12 +231,12 @@ def main(arguments: list[str]) -> int:
         "load_after": round(os.getloadavg()[0], 2),
     }
     rows = [{**bench.row(rates), **machine} for bench in benches]
-    if args.profile:
-        args.profile.write_text("\n".join(bench.profile(args.calls) for bench in benches))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         _show(rows, machine)
+    if args.profile:
+        write_whole(args.profile, "\n".join(bench.profile(args.calls) for bench in benches).encode())
     return 0
 
 

@@ -9,6 +9,7 @@ EXPECTED: tuple[type[Exception], ...] = (BundleError, ResultsError)
 
 if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from compression.config import PruneError
+    from compression.records import RecordError
     from tdmpc.agent import NonFiniteError
     from tdmpc.checkpoint import CheckpointError
     from tdmpc.config import ConfigError
@@ -18,4 +19,4 @@ if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from tdmpc.runs import RunError
 
     EXPECTED += (CheckpointError, ConfigError, EnvironmentFault, MetricsError, NonFiniteError, PruneError, RunError)
-    EXPECTED += (UnsupportedEnvironment,)
+    EXPECTED += (RecordError, UnsupportedEnvironment)

@@ -26,7 +26,8 @@ class EvaluateArgs:
     """Run folder."""
     episodes: int = 10
     policy: Literal["planner", "prior"] = "planner"
-    """``planner`` plans every action; ``prior`` takes the policy network's alone."""
+    """``planner`` plans every action, and tells what the policy network alone returns beside it, on the same episodes;
+    ``prior`` plays with the policy network alone."""
     seed: int | None = None
     """Of episodes and planner noise; the run's evaluation seed when not given."""
     video: bool = False
@@ -55,14 +56,18 @@ def main(arguments: list[str]) -> int:
     )
     dense = runs.config(args.run).model
     summary = {**runs.summary(agent, result, meta=meta, dense=dense), "policy": args.policy}
+    if args.policy == "planner":
+        alone = evaluate(agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy="prior")
+        summary["prior_return_mean"], summary["prior_return_std"] = alone.return_mean, alone.return_std
+    film = args.run / runs.VIDEO
     if result.frames:
-        path = args.run / runs.VIDEO
-        write_video(path, result.frames, frame_rate(agent.spec))
-        summary["video"] = str(path)
+        summary["video"] = str(film)
     if args.json:
         print(json.dumps(summary))
     else:
         show(summary, title=str(args.run))
+    if result.frames:
+        write_video(film, result.frames, frame_rate(agent.spec))
     return 0
 
 

@@ -86,14 +86,14 @@ def main(arguments: list[str]) -> int:
         samples += [times for _, times in measured]
     for each, remark in zip(rows, remarks(rows), strict=True):
         each["remark"] = remark
-    if args.plot is not None:
-        from deploy.latency_figures import draw
-
-        draw(rows, samples, args.plot)
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         _show(rows)
+    if args.plot is not None:
+        from deploy.latency_figures import draw
+
+        draw(rows, samples, args.plot)
     return 0
 
 

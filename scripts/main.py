@@ -5,6 +5,7 @@ import errno
 import importlib
 import logging
 import os
+import select
 import sys
 
 COMMANDS = {
@@ -31,6 +32,18 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc
 """An update allocates and frees hundreds of megabytes: keeping them, in large pages, saves a seventh of its time."""
 
 
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable or choose another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), "Choose another place"),
+    errno.EFBIG: "Raise the limit on the size of files",
+    errno.EIO: "Look after the disk",
+}
+"""What helps where a file cannot be written or read."""
+UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What standard output can raise; it tells no name. Whoever writes a file names it (``tdmpc.files.naming``)."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; what a user can cause is one line on standard error."""
     if arguments is None:
@@ -48,17 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
     for chatty in ("absl", "OpenGL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        return importlib.import_module(f"scripts.{name}").main(rest)
+        status = importlib.import_module(f"scripts.{name}").main(rest)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt as stopped:
         if str(stopped):  # how to go on
             print(stopped, file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in ("tyro", "rich"):
-            return _fail("the command line needs: pip install 'tdmpc[train]', or on a robot 'tdmpc[deploy,latency]'")
-        if not _is_expected(error):
-            raise
-        return _fail(str(error))
+        return _failed(error)
 
 
 def _start_with_large_pages() -> None:
@@ -68,15 +79,54 @@ def _start_with_large_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _is_expected(error: Exception) -> bool:
-    """Whether the message was written for the user; anything else is a fault of ours and keeps its traceback."""
+def _failed(error: Exception) -> int:
+    """Tell what a user can cause or mend; a fault of ours is raised anew and keeps its traceback."""
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        _let_go_of_output()
+        return 1
+    line = _line(error)
+    if not line:
+        raise error
+    return _fail(line)
+
+
+def _line(error: Exception) -> str:
+    """What the user is told; nothing of a fault of ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("tyro", "rich"):
+        return "the command line needs: pip install 'tdmpc[train]', or on a robot 'tdmpc[deploy,latency]'"
     if isinstance(error, ImportError):
-        return "pip install" in str(error)
+        return str(error) if "pip install" in str(error) else ""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # the disk is full
+        return _line_of_disk(error)
     from scripts.errors import EXPECTED
 
-    return isinstance(error, EXPECTED)
+    return str(error) if isinstance(error, EXPECTED) else ""
+
+
+def _line_of_disk(error: OSError) -> str:
+    """Path, reason, remedy and how to go on."""
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None or (error.filename is None and error.errno not in UNNAMED):
+        return ""
+    if error.filename is None:
+        _let_go_of_output()
+    then = next(iter(getattr(error, "__notes__", ())), "run the command again")
+    return f"{error.filename or 'standard output'}: {error.strerror}. {remedy}, then {then}"
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has left."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    return bool(output.poll(0))
+
+
+def _let_go_of_output() -> None:
+    """Where what was printed finds no room, drop it: Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:

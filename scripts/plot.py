@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from tdmpc import runs
 from tdmpc.env_names import resolve
 from tdmpc.figures import PUBLISHED, learning_curve
+from tdmpc.files import naming
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(PlotArgs, args=arguments, prog="tdmpc plot")
     published = PUBLISHED.get(resolve(args.env)) if args.env else None
     curves = {_label(path): _rows(path) for path in args.curves}
-    learning_curve(curves, args.out, title=args.title, published=published)
+    with naming(args.out):
+        learning_curve(curves, args.out, title=args.title, published=published)
     print(args.out)
     return 0
 

@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> int:
     folder = args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned")
     with runs.new(folder):
         _copy(args.run, folder, saved)
+        del saved  # gigabytes, where the replay is large
         summary = go_on(train, folder)
     show(summary, title=str(folder))
     return 0

@@ -15,6 +15,7 @@ from compression.records import EVENTS, IMPORTANCE, read
 from compression.report import Picture, page
 from tdmpc import runs
 from tdmpc.figures import PUBLISHED, learning_curve, save, training_panels
+from tdmpc.files import naming, write_whole
 from tdmpc.metrics import read_rows
 
 PAGE = "report.html"
@@ -47,8 +48,10 @@ def write_report(folder: Path) -> list[Picture]:
     spec, config = runs.spec(folder), runs.config(folder)
     rows = read_rows(folder / runs.METRICS) if (folder / runs.METRICS).exists() else []
     events = read(folder / EVENTS)
-    learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
-    training_panels(rows, folder / runs.PANELS, title=spec.id)
+    with naming(folder / runs.CURVE):
+        learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
+    with naming(folder / runs.PANELS):
+        training_panels(rows, folder / runs.PANELS, title=spec.id)
     pictures = [
         Picture(
             folder / runs.CURVE, "Return", "Return of training episodes, and of the evaluation without exploration."
@@ -67,7 +70,7 @@ def write_report(folder: Path) -> list[Picture]:
         settings=(folder / runs.CONFIG).read_text(),
         video=folder / runs.VIDEO if (folder / runs.VIDEO).exists() else None,
     )
-    (folder / PAGE).write_text(text, encoding="utf-8")
+    write_whole(folder / PAGE, text.encode())
     return pictures
 
 
@@ -75,8 +78,10 @@ def _pruning(folder: Path, rows: list[dict[str, Any]], events: list[dict[str, An
     """The pictures of pruning, as far as there are records for them."""
 
     def picture(name: str, figure: Figure, title: str, caption: str) -> Picture:
-        save(figure, folder / f"{name}.png")
-        return Picture(folder / f"{name}.png", title, caption)
+        path = folder / f"{name}.png"
+        with naming(path):
+            save(figure, path)
+        return Picture(path, title, caption)
 
     snapshots = read(folder / IMPORTANCE)
     if snapshots:

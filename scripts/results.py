@@ -21,6 +21,7 @@ from scripts.experiments.pictures import KINDS
 from scripts.experiments.tables import TABLES
 from scripts.suite import write_table
 from tdmpc import figures as training_figures
+from tdmpc.files import naming, write_whole
 
 RESULTS = Path("results")
 FIGURES = Path("docs/figures")
@@ -163,20 +164,21 @@ def render(root: Path, *, write: bool) -> list[Path]:
     if write:
         for path in stale:
             if path in texts:
-                (root / path).write_text(texts[path], encoding="utf-8")
+                write_whole(root / path, texts[path].encode())
             else:
                 _draw(root, book.pictures[path])
     state = {path.name: _state(root, picture) for path, picture in sorted(book.pictures.items())}
     if known.keys() != state.keys() or (write and known != state):
         stale.append(MADE_FROM)
         if write:
-            (root / MADE_FROM).write_text(json.dumps(state, indent=1) + "\n")
+            write_whole(root / MADE_FROM, (json.dumps(state, indent=1) + "\n").encode())
     return stale
 
 
 def _draw(root: Path, picture: Picture) -> None:
     (root / FIGURES).mkdir(parents=True, exist_ok=True)
-    pictures.write(KINDS[picture.kind], picture.source, picture.tasks, root / picture.path)
+    with naming(root / picture.path):
+        pictures.write(KINDS[picture.kind], picture.source, picture.tasks, root / picture.path)
 
 
 def _state(root: Path, picture: Picture) -> dict[str, str]:

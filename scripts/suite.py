@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from scripts.experiments import plan
 from scripts.experiments.plan import Run, Suite
 from tdmpc import runs
 from tdmpc.config import ConfigError
+from tdmpc.files import going_on, write_whole
 
 log = logging.getLogger("tdmpc")
 
@@ -96,7 +98,7 @@ def main(arguments: list[str]) -> int:
     progression = Progression(suite, every, chosen, _failed(suite.folder / SUMMARY))
     progression.write()
     log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
-    with _cluster(args, suite):
+    with going_on(f"tdmpc suite {args.spec} --resume"), _cluster(args, suite):
         _train_all(progression)
         _follow_up(progression)
     for run, fault in progression.faults.items():
@@ -232,6 +234,13 @@ def carry_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | 
     Returns:
         What went wrong; empty where nothing did.
     """
+    try:
+        return _carried_out(run, steps, source_fault)
+    except OSError as error:  # its log cannot be written
+        return str(error)
+
+
+def _carried_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | None) -> str:
     if source_fault or (run.source and not (run.source / runs.SUMMARY).exists()):
         return f"{run.source} is not there to be pruned: it has not come to its end"
     run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -339,12 +348,11 @@ def _figures(path: Path, prefix: str) -> dict[str, Any]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as CSV, all columns that any of them has; a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(temporary, path)
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, file.getvalue().encode())
 
 
 def _result(run: Run) -> str:

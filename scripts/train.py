@@ -24,6 +24,7 @@ from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
 from tdmpc.evaluation import Evaluation, frame_rate
+from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NullPruner
@@ -211,6 +212,7 @@ def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
     begin = trainer.env_steps
     _write_config(args, spec, folder)
     with (
+        going_on(f"tdmpc train --resume {folder}"),
         ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
         JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
         _wandb(args, folder) as wandb,

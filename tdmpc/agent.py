@@ -1,4 +1,4 @@
-"""The agent: a world model with its target network, optimisers and precision; and the actor that plans with it."""
+"""The agent: a world model with its target network, optimisers and precision."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdmpc.config import ConfigError, Precision, TrainConfig
 from tdmpc.losses import model_loss, policy_loss, targets
 from tdmpc.normalization import ObservationMoments, RewardMagnitudes
-from tdmpc.planner import Plan, draw_noise, imagine, mppi, propose, shift
+from tdmpc.planner import imagine, propose
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 from tdmpc.world_model import WorldModel
@@ -213,7 +213,7 @@ class Agent:
         self.planning.load_state_dict(below("model", state))
         self.moments.load_state(below("moments", state))
         self._load_optimizers(below("optimizer", state))
-        _take_up(self.generator, state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.updates = int(state["updates"])
         if "reward_counts" in state:
             self.rewards.counts = state["reward_counts"].clone()
@@ -244,76 +244,6 @@ def _begun(config: TrainConfig) -> TrainConfig:
     """The settings of an agent that may be pruned later: its first latent width is on record."""
     width = config.loss.consistency_width or config.model.latent
     return replace(config, loss=replace(config.loss, consistency_width=width))
-
-
-class Actor:
-    """Plans for ``N`` lanes, each with its own warm start, from one stream of noise."""
-
-    def __init__(self, agent: Agent, *, lanes: int, seed: int) -> None:
-        self.agent = agent
-        self.lanes = lanes
-        self.generator = torch.Generator(agent.device).manual_seed(seed)
-        self.mean = torch.zeros(agent.config.planner.horizon, lanes, agent.spec.action_dim, device=agent.device)
-
-    @torch.no_grad()
-    def act(self, observations: Float[Tensor, "N O"], *, step: int, explore: bool) -> Float[Tensor, "N A"]:
-        """Actions in [-1, 1]: the plan's mean, or in training a random elite with exploration noise.
-
-        Args:
-            observations: in sensor units.
-            step: agent step, for the schedules of horizon and deviation.
-            explore: whether to explore.
-
-        Raises:
-            NonFiniteError: the plan is not finite.
-        """
-        plan = self._plan(observations.to(self.agent.device), step)
-        if not torch.isfinite(plan.value).all():
-            raise NonFiniteError(f"the plan is not finite at agent step {step}")
-        action = self._explore(plan) if explore else plan.mean[0]
-        return action.clamp(-1, 1).cpu()
-
-    def forget(self, ended: Bool[Tensor, "N"]) -> None:
-        """Drop the warm start of lanes whose episode ended."""
-        self.mean[:, ended.to(self.mean.device)] = 0
-
-    def _plan(self, observations: Tensor, step: int) -> Plan:
-        agent, config = self.agent, self.agent.config.planner
-        horizon, min_std = min(config.horizon, int(config.horizon_schedule(step))), config.std(step)
-        noise = draw_noise(
-            self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
-        )
-        model = agent.planning_model()
-        plan = mppi(
-            model,
-            model.encode(observations),
-            self.mean[:horizon],
-            noise,
-            config=config,
-            discount=agent.config.loss.discount,
-            min_std=min_std,
-            propose=agent.propose,
-            evaluate=agent.imagine,
-        )
-        self.mean[:horizon] = plan.mean
-        self.mean = shift(self.mean)
-        return plan
-
-    def _explore(self, plan: Plan) -> Float[Tensor, "N A"]:
-        pick = torch.multinomial(plan.weights, 1, generator=self.generator)
-        index = pick[:, :, None].expand(-1, -1, plan.elites.shape[-1])
-        elite = plan.elites[0].gather(1, index).squeeze(1)
-        noise = torch.randn(elite.shape, generator=self.generator, device=elite.device)
-        return elite + plan.std[0] * noise
-
-    def state(self) -> dict[str, Tensor]:
-        """Warm starts and noise stream."""
-        return {"mean": self.mean, "generator": self.generator.get_state()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state."""
-        self.mean = state["mean"].to(self.agent.device).clone()
-        _take_up(self.generator, state["generator"])
 
 
 @contextmanager
@@ -347,7 +277,7 @@ def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
     return cast(Function, torch.compile(function, dynamic=False, options=COMPILATION))
 
 
-def _take_up(generator: torch.Generator, state: Tensor) -> None:
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Go on with a stream of random numbers; one of another kind of device cannot be, and a new one starts."""
     if state.shape == generator.get_state().shape:
         generator.set_state(state)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.envs import make_env
 from tdmpc.guard import DIVERGED
 from tdmpc.lanes import episode_seed

@@ -31,7 +31,18 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        error.filename = str(path)
+        del error.filename2
+        raise
+
+
+@contextmanager
+def going_on(command: str) -> Iterator[None]:
+    """Have an error of the disk tell the command that goes on, where running the same again would not."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(f"go on with: {command}")
         raise
 
 

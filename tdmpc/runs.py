@@ -1,6 +1,5 @@
 """Run folders: what a training leaves behind, never overwritten."""
 
-import csv
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from tdmpc import checkpoint
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
+from tdmpc.files import write_whole
 from tdmpc.planner import planning_macs
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import parameter_shapes
@@ -30,6 +30,8 @@ CURVE = "learning_curve.png"
 PANELS = "training.png"
 VIDEO = "video.mp4"
 LOCK = ".lock"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What settings raise that are missing, no JSON, or of another program."""
 
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ def settings(folder: Path, part: str, kind: type[T], default: T | None = None) -
     try:
         parts = json.loads((folder / CONFIG).read_text())
         return default if default is not None and part not in parts else from_json(kind, parts[part])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # missing, no JSON, or of another program
+    except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({reason})") from error
 
@@ -121,20 +123,17 @@ def unused(parent: Path, name: str) -> Path:
 
 def write_curve(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """The learning curve as a small table: returns of training episodes and of evaluations."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["kind", "env_steps", "return"])
-        for row in rows:
-            value = row.get("return", row.get("return_mean"))
-            if value is not None:
-                table.writerow([row["kind"], row["env_steps"], f"{value:.2f}"])
+    lines = ["kind,env_steps,return"]
+    for row in rows:
+        value = row.get("return", row.get("return_mean"))
+        if value is not None:
+            lines.append(f"{row['kind']},{row['env_steps']},{value:.2f}")
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense: ModelConfig) -> dict[str, Any]:

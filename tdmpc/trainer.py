@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tdmpc import checkpoint, pages
-from tdmpc.agent import Actor, Agent, NonFiniteError
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent, NonFiniteError
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault
@@ -297,9 +298,13 @@ class Trainer:
 
     def _dump(self, error: Fault, evidence: dict[str, Tensor]) -> Fault:
         folder = self.folder / f"fault-{self.agent_steps}"
-        folder.mkdir(exist_ok=True)
         tensors, meta = self.state()
-        checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        try:
+            folder.mkdir(exist_ok=True)
+            checkpoint.save(folder, {**tensors, **evidence}, {**meta, "error": str(error)})
+        except (OSError, checkpoint.CheckpointError) as unsaved:
+            reason = unsaved.__cause__ or unsaved
+            return type(error)(f"{error}. Nothing of it could be saved ({reason}); the last checkpoint is untouched")
         return type(error)(f"{error}. Everything is in {folder}; the last checkpoint is untouched")
 
     # State -----------------------------------------------------------------------------------------------------

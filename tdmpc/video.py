@@ -1,14 +1,19 @@
 """Frames to a video file that browsers play: mp4, H.264, yuv420p."""
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from tdmpc.files import naming
+
 try:
     import imageio_ffmpeg
 except ImportError as error:
     raise ImportError("videos need imageio-ffmpeg: pip install 'tdmpc[train]'") from error
+
+UNFINISHED = "ffmpeg could not write the film; the disk may be full"
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> None:
@@ -19,15 +24,17 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp.mp4")
-    try:
-        _encode(temporary, frames, fps)
-        try:  # the writer does not tell whether ffmpeg could finish the file
-            imageio_ffmpeg.count_frames_and_secs(str(temporary))
-        except RuntimeError as error:
-            raise OSError(f"video {path} could not be written (disk full?)") from error
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            temporary.touch()  # fails with the reason, which ffmpeg does not tell
+            _encode(temporary, frames, fps)
+            try:  # the writer does not tell whether ffmpeg could finish the file
+                imageio_ffmpeg.count_frames_and_secs(str(temporary))
+            except RuntimeError as error:
+                raise OSError(errno.EIO, UNFINISHED) from error
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
@@ -54,7 +61,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
             try:
                 writer.send(_even(frame).tobytes())
             except OSError as error:  # ffmpeg has ended already
-                raise OSError(f"video {path} could not be written (disk full?)") from error
+                raise OSError(errno.EIO, UNFINISHED) from error
     finally:
         if writer is not None:
             writer.close()

@@ -27,6 +27,10 @@ class WandbSink(Sink):
     whatever else goes wrong with it, now or later, is one warning, and from then on the sink is quiet.
     The id that a resumed run goes on with is kept in the run folder. An offline run that was resumed
     leaves one folder for each part under ``wandb/``, all with this id; ``wandb sync`` joins them.
+
+    W&B takes nothing back: what a resumed run makes again, its last evaluation included, stands there twice, and once
+    in ``metrics.jsonl``. The checkpoint that W&B gets has the agent and its optimisers; the rows of the replay stay in
+    the run folder.
     """
 
     def __init__(

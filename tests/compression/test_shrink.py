@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from compression.groups import Axis, Groups, Slice, all_units
 from compression.shrink import composed, load_training_state, shrink, training_state
 from compression.tdmpc_groups import shrink_agent
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.world_model import parameter_shapes
 from tests.compression.conftest import MakeAgent, groups_of, random_keep
 

@@ -18,7 +18,7 @@ from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller, draw_noise, golden_deviation
-from deploy.export import GOLDEN_PLANS, export
+from deploy.export import GOLDEN_PLANS, _staged, export
 from deploy.graphs import TILE, in_tiles
 from deploy.parity import Parity, case, is_decided, parity, plan_cases
 from deploy.parity import plan as planned
@@ -29,7 +29,7 @@ from tdmpc.envs import make_bare_env, make_env
 from tdmpc.planner import PlanNoise, mppi, planning_macs, shift
 from tdmpc.trainer import load_agent
 from tests.deploy.conftest import CASES, Exported
-from tests.tdmpc.conftest import Toy
+from tests.tdmpc.conftest import Toy, file_limit
 
 pytestmark = pytest.mark.slow
 ONE = Runtime()
@@ -390,3 +390,11 @@ def test_opset_is_the_one_asked_for(exported: Exported) -> None:
         onnx.checker.check_model(graph, full_check=True)
         assert [each.version for each in graph.opset_import if not each.domain] == [exported.case.export.opset]
     assert onnxruntime.__version__ == exported.manifest["versions"]["onnxruntime"]
+
+
+def test_a_bundle_that_finds_no_room_is_named(tmp_path: Path) -> None:
+    """Whatever of a bundle cannot be written, the error names the bundle, and nothing of it stays."""
+    out = tmp_path / "bundle"
+    with file_limit(100), pytest.raises(OSError, match="File too large") as caught, _staged(out) as folder:
+        (folder / "planner.onnx").write_bytes(bytes(1000))
+    assert caught.value.filename == str(out) and not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import pytest
 
 from deploy import latency
 from deploy.latency import ROUNDS, WARM_UP, Before, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
+from tests.tdmpc.conftest import file_limit
 
 FACTS = {"bundle": "b", "backend": "x", "precision": "fp32", "threads": 1, "macs": 1000, "model": "m"}
 MACHINE = {**machine_facts(Before(load=0.0, stolen_s=None)), "cores": 2}
@@ -206,7 +207,10 @@ def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) 
         {**row(subject, period_ms=period_ms, machine=MACHINE), "return_mean": value}
         for subject, value in zip(subjects, (800.0, None), strict=True)
     ]
-    draw(rows, [1000 * np.concatenate(subject.wall_s) for subject in subjects], tmp_path / "figure.png")
+    samples = [1000 * np.concatenate(subject.wall_s) for subject in subjects]
+    with file_limit(1000), pytest.raises(OSError, match=r"File too large: .*figure\.png"):
+        draw(rows, samples, tmp_path / "figure.png")
+    draw(rows, samples, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

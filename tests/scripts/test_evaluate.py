@@ -10,6 +10,7 @@ import pytest
 
 from scripts.main import main
 from tdmpc import checkpoint, runs
+from tests.tdmpc.conftest import file_limit
 from tests.tdmpc.outcomes import files_of
 
 PROMISED = {"return_mean", "return_std", "episodes", "env_steps", "ms_per_plan_p50", "parameters", "planning_macs"}
@@ -45,6 +46,12 @@ def test_episodes_are_the_seeds(evaluated: Callable[..., dict[str, Any]]) -> Non
     assert prior["policy"] == "prior" and prior["return_mean"] != planner["return_mean"]
 
 
+def test_the_prior_stands_beside_the_planner(evaluated: Callable[..., dict[str, Any]]) -> None:
+    """Who plans is also told what the policy network alone returns on the same episodes."""
+    planner, prior = evaluated(), evaluated("--policy=prior")
+    assert (planner["prior_return_mean"], planner["prior_return_std"]) == (prior["return_mean"], prior["return_std"])
+
+
 def test_precision_is_the_runs_own(evaluated: Callable[..., dict[str, Any]]) -> None:
     """An agent is evaluated as it was trained, unless another precision is asked for."""
     assert evaluated()["precision"] == "float32"
@@ -71,6 +78,23 @@ def test_a_film_of_the_first_episode(trained: Path, tmp_path: Path, capsys: pyte
         assert {name: content for name, content in files_of(folder).items() if name != film.name} == before
     assert json.loads(capsys.readouterr().out)["video"] == str(film)
     assert film.read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_film_that_finds_no_room_costs_no_figures(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A film that cannot be written is one line with its path, after the figures have been printed."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / runs.VIDEO).mkdir()
+    for limit, says in ((500, "ffmpeg could not write the film"), (10**6, "Is a directory")):
+        capsys.readouterr()
+        with file_limit(limit):
+            assert main(["evaluate", str(folder), "--episodes=1", "--json", "--video"]) == 2
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["episodes"] == 1
+        assert captured.err.startswith(f"error: {folder / runs.VIDEO}: {says}") and captured.err.count("\n") == 1
+    assert not list(folder.glob(".*.mp4"))
 
 
 def test_the_last_good_checkpoint_is_evaluated(

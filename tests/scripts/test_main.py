@@ -13,6 +13,7 @@ import pytest
 
 import scripts.main
 from scripts.main import COMMANDS, main
+from tdmpc.files import going_on
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,10 +122,27 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
     monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
 
 
-def test_a_full_disk_is_one_line(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up while metrics or figures are written is one line too."""
-    command_that_raises(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
-    assert fails("train") == "[Errno 28] No space left on device: 'metrics.jsonl'"
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device. Free some space"),
+        (errno.EDQUOT, "Disk quota exceeded. Free some space"),
+        (errno.EROFS, "Read-only file system. Make it writable or choose another place"),
+        (errno.EACCES, "Permission denied. Make it writable or choose another place"),
+        (errno.EIO, "Input/output error. Look after the disk"),
+        (errno.EISDIR, "Is a directory. Choose another place"),
+    ],
+)
+def test_a_fault_of_the_disk_is_one_line(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    """What a disk refuses is told with path and remedy, and with the command that goes on where it is another one."""
+    error = OSError(number, os.strerror(number), "runs/a/metrics.jsonl")
+    command_that_raises(monkeypatch, error)
+    assert fails("report") == f"runs/a/metrics.jsonl: {remedy}, then run the command again"
+    with pytest.raises(OSError, match="metrics"), going_on("tdmpc train --resume runs/a"):
+        raise error
+    assert fails("train") == f"runs/a/metrics.jsonl: {remedy}, then go on with: tdmpc train --resume runs/a"
 
 
 def test_a_missing_extra_is_one_line(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +159,16 @@ def test_a_robot_is_told_what_its_command_line_needs(
     assert "on a robot 'tdmpc[deploy,latency]'" in fails("latency")
 
 
-@pytest.mark.parametrize("error", [KeyError("agent"), OSError(errno.EIO, "I/O error"), ImportError("no module x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("agent"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.EBADF, "Bad file"),
+        OSError(errno.EPERM, "No right"),
+        ImportError("no module x"),
+    ],
+)
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """What no user can cause is not dressed up as a mistake of theirs."""
     command_that_raises(monkeypatch, error)
@@ -171,6 +198,24 @@ def test_help_needs_no_torch() -> None:
     )
     done = run("-c", program)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_output_that_finds_no_room_is_one_line() -> None:
+    """What is printed to a full disk fails with one line and an exit status, never silently."""
+    with Path("/dev/full").open("w") as full:
+        program = [sys.executable, "-m", "scripts.main", "envs"]
+        done = subprocess.run(program, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    said = "error: standard output: No space left on device. Free some space, then run the command again\n"
+    assert done.stderr == said
+
+
+def test_a_reader_that_leaves_is_no_fault() -> None:
+    """``tdmpc envs | head -1`` says nothing on standard error."""
+    program = f"{sys.executable} -m scripts.main envs | head -1"
+    done = subprocess.run(["sh", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
 def test_the_exit_status_leaves_the_process() -> None:

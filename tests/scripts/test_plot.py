@@ -1,11 +1,13 @@
 """Laws of ``tdmpc plot``."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.main import main
 from tdmpc import runs
+from tests.tdmpc.conftest import file_limit
 
 
 def _curve(path: Path) -> Path:
@@ -22,6 +24,18 @@ def test_tables_and_run_folders_are_drawn_alike(tmp_path: Path) -> None:
     table = _curve(tmp_path / "one.csv")
     assert main(["plot", str(table), str(tmp_path / "run"), "--env", "cartpole-swingup", "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_that_finds_no_room_is_one_line(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A figure that cannot be written, for want of room or of its folder, is named, and nothing of it stays."""
+    table = _curve(tmp_path / "one.csv")
+    for out, says in (
+        (tmp_path / "a.png", "File too large"),
+        (tmp_path / "missing" / "a.png", "No such file or directory"),
+    ):
+        with file_limit(1000):
+            assert fails("plot", str(table), "--out", str(out)).startswith(f"{out}: {says}. ")
+    assert list(tmp_path.iterdir()) == [table]
 
 
 def test_what_is_no_curve_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from scripts.main import main
 from scripts.report import PAGE
 from tdmpc import runs
 from tests.scripts.conftest import TINY
-from tests.tdmpc.conftest import TOY, registered
+from tests.tdmpc.conftest import TOY, file_limit, registered
 
 DENSE = {runs.CURVE, runs.PANELS}
 PRUNED = DENSE | {"importance.png", "units.png", "widths.png", "outcome.png", "events.png"}
@@ -89,3 +89,30 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, fails: Callable[..., 
     """What is no run folder is named, and nothing is written there."""
     assert fails("report", str(tmp_path)).startswith(f"{tmp_path} is no run folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_does_not_fit_is_one_line(
+    trained: Path, tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture or a page that the disk has no room for is named, and the old one stays."""
+    folder = copied(trained, tmp_path / "run")
+    assert main(["report", str(folder)]) == 0
+    (folder / runs.CURVE).write_bytes(b"old")
+    capsys.readouterr()
+    with file_limit(1000):
+        assert fails("report", str(folder)) == (
+            f"{folder / runs.CURVE}: File too large. Raise the limit on the size of files, then run the command again"
+        )
+    assert (folder / runs.CURVE).read_bytes() == b"old"
+    with file_limit((folder / PAGE).stat().st_size - 1):
+        assert fails("report", str(folder)).startswith(f"{folder / PAGE}: File too large. ")
+
+
+def test_a_broken_record_is_named(pruned: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A line that is no record is told with its file and number; so is one of metrics."""
+    for name in (EVENTS, runs.METRICS):
+        folder = copied(pruned, tmp_path / name)
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join([lines[0], "torn\n", *lines[1:]]))
+        said = fails("report", str(folder))
+        assert said.startswith(f"{folder / name}, line 2: ") and "remove that line" in said

@@ -13,6 +13,7 @@ from scripts.experiments.estimates import interquartile_mean, mean
 from scripts.main import main
 from scripts.suite import write_table
 from tdmpc import runs
+from tests.tdmpc.conftest import file_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = {
@@ -95,6 +96,14 @@ def collected(suite: Path, tmp_path: Path) -> Path:
     out = tmp_path / "checkout" / "results" / "made-up"
     assert main(["results", "collect", str(suite), "--out", str(out), "--revision", "abc"]) == 0
     return out
+
+
+def test_tables_that_find_no_room_are_one_line(suite: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A table that the disk has no room for is named, and no part of it is left."""
+    out = tmp_path / "results"
+    with file_limit(50):
+        said = fails("results", "collect", str(suite), "--out", str(out))
+    assert said.startswith(f"{out / 'runs.csv'}: File too large. ") and not list(out.iterdir())
 
 
 def test_the_repository_is_up_to_date() -> None:

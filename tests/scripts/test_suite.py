@@ -15,6 +15,7 @@ from scripts.experiments.plan import Run
 from scripts.suite import SUMMARY, carry_out, summary_row, write_table
 from tdmpc import checkpoint, runs
 from tests.scripts.conftest import SMALL
+from tests.tdmpc.conftest import file_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = " ".join([*SMALL, "--random-steps=20", "--pretrain-updates=8", "--eval-episodes=1", "--terminates=False"])
@@ -119,6 +120,15 @@ def test_a_step_s_output_is_whole_or_not_there(trained: Path, tmp_path: Path) ->
     assert carry_out(run, {"whole": ["envs", "Pendulum"]}, None) == ""
     assert (folder / "whole.json").read_text() == "as it was"
     (folder / "whole.json").unlink()
+
+
+def test_a_suite_that_finds_no_room_is_one_line(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A summary that cannot be written stops a suite with the path; a run's log fails that run alone."""
+    spec = write_suite(tmp_path / "try.toml", env_steps=400)
+    with file_limit(50):
+        assert fails("suite", str(spec)).startswith(f"{tmp_path / 'out' / SUMMARY}: File too large. ")
+    (tmp_path / "run.log").mkdir()
+    assert f"Is a directory: '{tmp_path / 'run.log'}'" in carry_out(run_in(tmp_path / "run", "train"), {}, None)
 
 
 def test_what_has_no_source_is_not_pruned(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tdmpc.metrics import read_rows
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
-from tests.tdmpc.conftest import TOY, Toy
+from tests.tdmpc.conftest import TOY, Toy, file_limit
 from tests.tdmpc.outcomes import files_of
 from tests.tdmpc.wandb_files import history_of, logs_of, run_of
 
@@ -375,6 +375,36 @@ def test_a_run_killed_at_its_very_start_starts_again(
 def same_agent(left: Path, right: Path) -> bool:
     one, other = checkpoint.load(left).tensors, checkpoint.load(right).tensors
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --------------------------------------------------------------------------------------------------------- a full disk
+
+
+def test_a_row_that_finds_no_room_costs_nothing(copied: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A disk that fills up at a row of metrics stops the run with the path and the command that goes on; with room
+    again, the run ends as one that never stopped.
+    """
+    longer = ["--env-steps=80", "--checkpoint-every=65"]
+    whole = shutil.copytree(copied, tmp_path / "whole")
+    assert main(["train", "--resume", str(whole), *longer]) == 0
+    with file_limit((copied / runs.METRICS).stat().st_size + 10):
+        said = fails("train", "--resume", str(copied), *longer)
+    remedy = "the disk is full. Free some space, then go on with: tdmpc train --resume"
+    assert said == f"{copied / runs.METRICS}: a row was written only in part: {remedy} {copied}"
+    assert env_steps_in(copied) == 60
+    assert main(["train", "--resume", str(copied), *longer]) == 0
+    assert same_agent(copied, whole)
+    returns = [
+        [row.get("return", row.get("return_mean")) for row in read_rows(run / runs.METRICS)] for run in (copied, whole)
+    ]
+    assert returns[0] == returns[1]
+
+
+def test_a_lock_that_cannot_be_taken_is_one_line(copied: Path, fails: Callable[..., str]) -> None:
+    """A run folder in which nothing can be written is named, and how to go on."""
+    (copied / runs.LOCK).unlink(missing_ok=True)
+    (copied / runs.LOCK).mkdir()
+    assert fails("train", "--resume", str(copied)).startswith(f"{copied / runs.LOCK}: ")
 
 
 # ------------------------------------------------------------------------------------------------------------- Ctrl-C

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.spec import Batch
 
 MakeAgent = Callable[..., Agent]

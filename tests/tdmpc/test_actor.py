@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdmpc import agent as agent_module
-from tdmpc.agent import Actor
+from tdmpc import actor as actor_module
+from tdmpc.actor import Actor
 from tdmpc.config import Linear
 from tdmpc.planner import Plan, PlanNoise
 from tests.tdmpc.lives import MakeAgent, MakeBatch, copied, differing, identical, live
@@ -45,7 +45,7 @@ class Spy:
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     spy = Spy()
-    monkeypatch.setattr(agent_module, "mppi", spy)
+    monkeypatch.setattr(actor_module, "mppi", spy)
     return spy
 
 
@@ -63,7 +63,7 @@ def test_actions_stay_inside(make_agent: MakeAgent, precision: str) -> None:
 
 def test_evaluation_takes_the_mean(make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without exploration the action is the plan's mean, nothing random is added."""
-    monkeypatch.setattr(agent_module, "mppi", lambda *_, **__: fixed_plan())
+    monkeypatch.setattr(actor_module, "mppi", lambda *_, **__: fixed_plan())
     actor = Actor(make_agent(planner={"horizon": 1}), lanes=2, seed=0)
     for _ in range(2):
         assert torch.equal(actor.act(torch.zeros(2, 3), step=0, explore=False), torch.full((2, 2), 0.2))
@@ -88,7 +88,7 @@ def test_evaluation_is_deterministic(make_agent: MakeAgent, make_batch: MakeBatc
 
 def test_exploration_draws_an_elite(make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exploring takes an elite as often as its weight says, and adds noise of the plan's deviation."""
-    monkeypatch.setattr(agent_module, "mppi", lambda *_, **__: fixed_plan())
+    monkeypatch.setattr(actor_module, "mppi", lambda *_, **__: fixed_plan())
     actor = Actor(make_agent(planner={"horizon": 1}), lanes=2, seed=0)
     actions = torch.stack([actor.act(torch.zeros(2, 3), step=0, explore=True) for _ in range(300)])
     chosen = actions.mean(-1, keepdim=True).sign()

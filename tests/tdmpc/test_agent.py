@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdmpc.agent import Actor, NonFiniteError, resolve_precision
+from tdmpc.actor import Actor
+from tdmpc.agent import NonFiniteError, resolve_precision
 from tdmpc.presets import preset
 from tdmpc.spec import Batch
 from tests.tdmpc.lives import MakeAgent, MakeBatch, State, copied, differing, identical, live

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.evaluation import Evaluation, evaluate, frame_rate
 from tests.tdmpc.conftest import TOY, Toy, spec_of, tiny
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.config import ReplayConfig
 from tdmpc.losses import targets
 from tdmpc.planner import imagine, improve, propose, shift

@@ -111,8 +111,19 @@ def test_settings_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [None, "", "not JSON", "[1, 2]", '{"architectures": ["Llama"]}', '{"config": {"widths": 3}, "spec": {}}', b"\xff"],
-    ids=["missing", "empty", "text", "list", "foreign", "foreign config", "bytes"],
+    [
+        *(
+            None,
+            "",
+            "not JSON",
+            "[1, 2]",
+            '{"architectures": ["Llama"]}',
+            '{"config": {"widths": 3}, "spec": {}}',
+            b"\xff",
+        ),
+        '{"config": 3, "spec": "x"}',
+    ],
+    ids=["missing", "empty", "text", "list", "foreign", "foreign config", "bytes", "numbers"],
 )
 def test_what_is_no_run_folder_is_said(tmp_path: Path, content: str | bytes | None) -> None:
     """Whatever lies in a folder that is no run's, one error names the folder."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tdmpc import checkpoint, runs
-from tdmpc.agent import Actor
+from tdmpc.actor import Actor
 from tdmpc.config import Linear
 from tdmpc.metrics import Sink, read_rows
 from tdmpc.replay import EPSILON

@@ -87,7 +87,7 @@ def test_a_divergence_cuts_its_episode(
     assert trainer.env_steps == 60 and len(trainer.replay) == 60 - 1
     kept = trainer.replay.state()
     assert all(np.isfinite(kept[name]).all() for name in ("rows", "leaves"))
-    assert torch.tensor(trainer.agent.largest_reward).isfinite()
+    assert math.isfinite(trainer.agent.model.reward_scale)
     rows = read_rows(tmp_path / runs.METRICS)
     assert [(row["env_steps"], row["length"], row["diverged"]) for row in rows] == [
         *[(27, 9, 0)] * 3,
@@ -231,6 +231,15 @@ def test_a_plan_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
         trainer.run()
     assert checkpoint.load(tmp_path / "fault-20").tensors["trainer/observations"].isfinite().all()
     assert checkpoint.load(tmp_path).meta["agent_steps"] == 15
+
+
+def test_a_fault_on_a_full_disk_is_still_told(tmp_path: Path, register: Callable[..., str]) -> None:
+    """Where what went wrong cannot be saved apart, it is told all the same, and so is why not."""
+    trainer = prepared(tiny(TOY), tmp_path, breaking(raising(ValueError("bad gear"))), register)
+    (tmp_path / "fault-3").touch()
+    with pytest.raises(EnvironmentFault, match=r"bad gear.* step 3\. Nothing of it could be saved \(.*File exists"):
+        trainer.run()
+    assert last_saved(tmp_path) == 0
 
 
 def test_a_full_disk_stops_the_run_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
