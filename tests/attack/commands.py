@@ -102,8 +102,8 @@ demo --run-dir=taken/new
 """
 """Command lines that are wrong in ways that chance seldom finds."""
 # fmt: off
-VALUES = ["", "-1", "0", "nan", "inf", "-inf", "1e400", "ten", "1.5", "None", "\uff11", "0x10", "1_0", "x" * 5000, "a\nb"]
-VALUES += ["run", "taken", "taken/new", "nowhere", "bundle", "run/config.json", "--json", "[1]", "0.5 0.5", "*", "~", "é"]
+VALUES = ["", "-1", "0", "nan", "inf", "-inf", "1e400", "ten", "1.5", "None", "\uff11", "0x10", "1_0", "x" * 5000]
+VALUES += ["a\nb", "run", "taken", "taken/new", "nowhere", "bundle", "run/config.json", "--json", "[1]", "0.5 0.5", "*"]
 # fmt: on
 HUGE = "100000000000000000000"
 """Where it is legal it may be under way for ever."""

@@ -17,7 +17,8 @@ import scripts.train
 from compression import records
 from compression.records import Journal
 from tdmpc import checkpoint, pages, runs
-from tdmpc.agent import Actor, Agent
+from tdmpc.actor import Actor
+from tdmpc.agent import Agent
 from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.trainer import Trainer

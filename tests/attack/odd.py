@@ -4,6 +4,7 @@
 ``Dice`` are put together at random.
 """
 
+import copy
 import math
 import os
 import random
@@ -42,7 +43,7 @@ def sensing(sense: Callable[[np.ndarray], Any]) -> Callable[..., Toy]:
 
 def raising(error: BaseException) -> Step:
     def spoil(*_: Any) -> Any:
-        raise error
+        raise copy.copy(error)  # the traceback of one and the same would grow and grow
 
     return spoil
 
@@ -271,7 +272,7 @@ class Dice(gym.Env):
         assert action in self.action_space, f"{action!r} is not in {self.action_space}"
         self.time += 1
         if self.np_random.random() < self.rate:
-            raise self.fault
+            raise copy.copy(self.fault)
         over, reward = self.time >= self.lasts, self.pay(self.worth * self.np_random.normal())
         ends = (self.terminates and over, not self.terminates and over)
         return self.observation_space.sample(), reward, *ends, {}
