@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from deploy.bundle import BundleError
+
+METADATA = "manifest"
+"""Under which name a graph's file keeps the manifest."""
 
 BackendName = Literal["onnxruntime", "openvino"]
 WAKING_LATENCY = Path("/dev/cpu_dma_latency")
@@ -38,6 +41,7 @@ class Runtime:
     """``auto``: bfloat16 with OpenVINO where the processor has it. Plans differ then: validate them."""
 
 
+@runtime_checkable
 class Graph(Protocol):
     """A loaded graph."""
 
@@ -46,6 +50,13 @@ class Graph(Protocol):
         """Of the inputs, by name."""
         ...
 
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the outputs, by name."""
+        ...
+
+    manifest: str | None
+    """What the file says of itself, as JSON, where it says anything."""
     precision: str
     """In which the backend computes what the graph has in single precision: ``fp32`` or ``bf16``."""
 
@@ -78,7 +89,7 @@ def pin(cores: tuple[int, ...]) -> None:
         return
     try:
         os.sched_setaffinity(0, cores)
-    except (AttributeError, OSError) as error:
+    except (AttributeError, OSError, OverflowError, ValueError) as error:
         raise BundleError(f"cannot stay on cores {', '.join(map(str, cores))}: {error}") from error
 
 
@@ -92,7 +103,7 @@ def prioritise(priority: int | None) -> None:
         return
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except (AttributeError, OSError) as error:
+    except (AttributeError, OSError, OverflowError) as error:
         raise BundleError(
             f"cannot run at real-time priority {priority}: {error}. On Linux 2 to 99 are to be had with CAP_SYS_NICE "
             "or an rtprio limit (ulimit -r)"
@@ -141,12 +152,13 @@ class OnnxRuntimeGraph:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(runtime.spinning)))
         self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        self._outputs = [output.name for output in self._session.get_outputs()]
         self.shapes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
+        self.outputs = {value.name: tuple(value.shape) for value in self._session.get_outputs()}
+        self.manifest = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results: Any = self._session.run(self._outputs, inputs)
-        return dict(zip(self._outputs, results, strict=True))
+        results: Any = self._session.run(list(self.outputs), inputs)
+        return dict(zip(self.outputs, results, strict=True))
 
 
 class OpenVinoGraph:
@@ -169,13 +181,15 @@ class OpenVinoGraph:
         }
         graph = core.read_model(os.fspath(path))
         # Names of before: a compiled graph may have several for one port.
-        self._outputs = [port.get_any_name() for port in graph.outputs]
         self.shapes = {port.get_any_name(): tuple(port.shape) for port in graph.inputs}
+        self.outputs = {port.get_any_name(): tuple(port.shape) for port in graph.outputs}
+        stated = ["framework", METADATA]
+        self.manifest = graph.get_rt_info(stated).astype(str) if graph.has_rt_info(stated) else None
         self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         results = self._request.infer(dict(inputs))  # copied: a reading may be read-only
-        return {name: results[number] for number, name in enumerate(self._outputs)}
+        return {name: results[number] for number, name in enumerate(self.outputs)}
 
 
 BACKENDS: dict[BackendName, Callable[[Path, Runtime], Graph]] = {

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy import schema
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PLANNER = "planner.onnx"
@@ -20,6 +22,10 @@ START = "start.onnx"
 REFINE = "refine.onnx"
 POLICY = "policy.onnx"
 GOLDEN = "golden.bin"
+SINGLE_PRECISION = 1e-4
+"""How far rounding may move a golden action where the bundle does not say, in half widths of the range."""
+DECISION = ("action", "new_mean", "value")
+"""Outputs of the planner's graph."""
 
 Shapes = dict[str, tuple[int, ...]]
 Arrays = dict[str, np.ndarray]
@@ -81,6 +87,21 @@ class Bundle:
         """Multiply-adds of one plan."""
         return sum(self.manifest["macs"].values())
 
+    def interface(self, name: str) -> tuple[Shapes, Shapes]:
+        """Inputs and outputs of one of its graphs, as far as the manifest tells them."""
+        plan: tuple[int, ...] = (self.horizon, self.action_dim)
+        action: Shapes = {"action": (self.action_dim,)}
+        sensed = {sensor.input: sensor.shape for sensor in self.sensors}
+        policy, samples = (self.noise_shapes.get(name, ()) for name in ("noise_policy", "noise_samples"))
+        state: Shapes = {"mean": plan, "std": plan}
+        planned: Shapes = {**action, "new_mean": plan, "value": ()}
+        return {
+            PLANNER: ({**sensed, "previous_mean": plan, **self.noise_shapes}, planned),
+            START: ({**sensed, "previous_mean": plan, "noise_policy": policy}, state),
+            REFINE: ({**state, "noise": samples[1:]}, {**planned, "new_std": plan}),
+            POLICY: (sensed, action),
+        }[name]
+
     def file(self, name: str) -> Path:
         """The path of one of its files, checked.
 
@@ -104,12 +125,22 @@ class Bundle:
             )
         return path
 
-    def golden(self) -> Iterator[tuple[Arrays, Arrays]]:
-        """Inputs and outputs of consecutive plans, as they were when the bundle was exported."""
+    @property
+    def golden_tolerances(self) -> list[tuple[float, float]]:
+        """How far rounding may move each golden plan: its action, in half widths of the range, and its value."""
         layout = self.manifest["golden"]
-        content = np.frombuffer(self.file(GOLDEN).read_bytes(), "<f4")
+        default = [{"action": SINGLE_PRECISION, "value": math.inf}] * layout["plans"]
+        return [(each["action"], each["value"]) for each in layout.get("tolerance", default)]
+
+    def golden(self) -> Iterator[tuple[Arrays, Arrays]]:
+        """Inputs and outputs of plans, as they were when the bundle was exported."""
+        layout = self.manifest["golden"]
         sides: list[Shapes] = [layout["inputs"], layout["outputs"]]
-        position = 0
+        expected = 4 * layout["plans"] * sum(math.prod(shape) for side in sides for shape in side.values())
+        path = self.file(GOLDEN)
+        if (found := path.stat().st_size) != expected:
+            raise BundleError(f"{path} has {found:,} bytes, the manifest says {expected:,}: export the bundle again")
+        content, position = np.frombuffer(path.read_bytes(), "<f4"), 0
         for _ in range(layout["plans"]):
             case: list[Arrays] = []
             for side in sides:
@@ -132,23 +163,49 @@ def read(folder: Path | str) -> Bundle:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        version = manifest["format_version"]
-        if version <= FORMAT_VERSION:
-            return _parse(folder, manifest)
     except FileNotFoundError as error:
         raise BundleError(
             f"{folder} is no controller bundle, it has no {MANIFEST}: make one by tdmpc export"
         ) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:  # no JSON is a ValueError too
+    except (OSError, ValueError, RecursionError) as error:  # no JSON is a ValueError too
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise _damaged(path, "it has no format_version")
+    if version > FORMAT_VERSION:
         raise BundleError(
-            f"{path} is damaged ({type(error).__name__}: {error}): copy the bundle again, or export it again"
-        ) from error
-    raise BundleError(f"{path} has format {version}, this version of tdmpc reads up to {FORMAT_VERSION}: update tdmpc")
+            f"{path} has format {version}, this version of tdmpc reads up to {FORMAT_VERSION}: update tdmpc"
+        )
+    if fault := next(schema.faults(manifest), None):
+        raise _damaged(path, fault)
+    described = _parse(folder, manifest)
+    if fault := next(_contradictions(described), None):
+        raise _damaged(path, fault)
+    return described
+
+
+def _contradictions(described: Bundle) -> Iterator[str]:
+    """Parts of a manifest that do not fit each other."""
+    golden, (inputs, outputs) = described.manifest["golden"], described.interface(PLANNER)
+    if len(described.manifest["action"]) > 1:
+        yield "action must be one item"
+    if len(described.low) != len(described.high) or (described.low > described.high).any():
+        yield "action.low must be as many numbers as action.high, and none above it"
+    for side, shapes in (("inputs", inputs), ("outputs", outputs)):
+        stored = {name: tuple(shape) for name, shape in golden[side].items()}
+        for name in [*shapes, *stored]:
+            if shapes.get(name) != stored.get(name):
+                yield f"{name!r} has shape {shapes.get(name)}, but in golden.{side} it has {stored.get(name)}"
+    if len(described.golden_tolerances) != golden["plans"]:
+        yield "golden.tolerance must have an item for each plan"
+
+
+def _damaged(path: Path, what: str) -> BundleError:
+    return BundleError(f"{path} is damaged ({what}): copy the bundle again, or export it again")
 
 
 def _parse(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
-    (action,) = manifest["action"]
-    planner = manifest["planner"]
+    action, planner = manifest["action"][0], manifest["planner"]
     return Bundle(
         folder=folder,
         manifest=manifest,

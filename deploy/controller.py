@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from deploy import backends, bundle
+from deploy import backends, bundle, contract
 from deploy.anytime import Anytime
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Arrays, Bundle, BundleError
@@ -117,7 +117,8 @@ class Controller:
             max_age_ms: an observation measured longer ago is a fault; the control period when not given.
 
         Raises:
-            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines.
+            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines; its
+                manifest describes other graphs.
             ImportError: the backend is not installed.
         """
         if deadline_ms is not None and deadline_ms <= 0:
@@ -130,7 +131,7 @@ class Controller:
         if deadline_ms is not None and runtime.priority is not None:
             # One below: who waits for the deadline is woken in time even where all share a single core.
             planning = replace(runtime, priority=runtime.priority - 1)
-        graphs = {name: backends.load(described.file(name), planning) for name in names}
+        graphs = {name: contract.load(described, name, planning) for name in names}
         backends.prioritise(runtime.priority)
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
@@ -274,14 +275,42 @@ def draw_noise(random: np.random.Generator, noise: Arrays) -> None:
         random.standard_normal(dtype=np.float32, out=values)
 
 
+class GoldenPlan(NamedTuple):
+    """How far a golden plan comes out from where it was when the bundle was exported, and how far it may."""
+
+    action: float
+    """In half widths of the actuators' range."""
+    value: float
+    """In the environment's units."""
+    allowed_action: float
+    allowed_value: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the runtime plans it, up to rounding."""
+        return self.action <= self.allowed_action and self.value <= self.allowed_value
+
+
+def golden_plans(described: Bundle, runtime: Runtime) -> list[GoldenPlan]:
+    """Plan a bundle's golden plans again.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+    graph = contract.load(described, bundle.PLANNER, runtime)
+    half = (described.high - described.low) / 2
+    found = []
+    for (inputs, outputs), allowed in zip(described.golden(), described.golden_tolerances, strict=True):
+        made = graph(inputs)
+        action, value = (np.abs(made[name] - outputs[name]) for name in ("action", "value"))
+        found.append(GoldenPlan(float((action / half).max()), float(value), *allowed))
+    return found
+
+
 def golden_deviation(described: Bundle, runtime: Runtime) -> float:
     """Largest difference of an action from the golden ones, in half widths of its range.
 
-    About 1e-6 where the runtime computes in single precision; more says how far another precision is off.
+    About 1e-6 where the runtime computes in single precision; more says how far another precision is off, or that
+    elites tie in the golden plans: see ``golden_plans``.
     """
-    graph = backends.load(described.file(bundle.PLANNER), runtime)
-    half = (described.high - described.low) / 2
-    return max(
-        float(np.max(np.abs(graph(inputs)["action"] - outputs["action"]) / half))
-        for inputs, outputs in described.golden()
-    )
+    return max(golden.action for golden in golden_plans(described, runtime))

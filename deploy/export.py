@@ -1,7 +1,7 @@
 """``export``: from a run folder to a controller bundle.
 
-The graphs are built from ``tdmpc.planner`` itself, and compared with it before anything is kept: a bundle that plans
-otherwise than its agent is not written.
+The graphs are built from ``tdmpc.planner`` itself, and compared with it before anything is kept: a bundle that does not
+plan as its agent is not written.
 """
 
 import dataclasses
@@ -10,40 +10,41 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import Arrays, BundleError
+from deploy.cases import Cases, case, corner_cases, plan_cases
+from deploy.golden import write_golden
 from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
 from deploy.manifest import describe
-from deploy.parity import TOLERANCE, Cases, Parity, Planner, Regret, case, is_decided, parity, plan_cases, regret
-from deploy.subject import COMPARED, ExportConfig, Subject, load_subject
+from deploy.parity import Difference, Parity, Planner, differences, parity, value_scale
+from deploy.regret import Regret, loss, regret
+from deploy.subject import ExportConfig, Subject, load_subject
 from tdmpc import runs
+from tdmpc.config import ConfigError
 from tdmpc.files import naming
-from tdmpc.planner import PlanNoise
+from tdmpc.planner import PlanNoise, draw_noise
 
 try:
     import onnx
     from onnxscript import optimizer
 
+    from deploy import probe
     from deploy.assemble import bake, finished, unroll, with_quick_elu
     from deploy.quantization import quantized
 except ImportError as error:
     raise ImportError("exporting needs ONNX: pip install 'tdmpc[train,export]'") from error
 
-GOLDEN_PLANS = 3
-DECISION = ("action", "new_mean", "value")
-"""Outputs of the planner's graph."""
-
+CORNERS = 4
+"""Observations from which plans are made that reach the planner's bounds."""
 LARGE = 2**30
 
 Graphs = dict[str, onnx.ModelProto]
@@ -58,29 +59,27 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         config: what to make of it.
 
     Raises:
-        BundleError: the folder exists, there is nothing to compare on, or the graphs plan otherwise than the agent.
+        BundleError: the folder exists, there is nothing to compare on, or the graphs do not plan as the agent does.
         CheckpointError: the run has no checkpoint that can be read.
-        ConfigError: the planner cannot be set so.
+        ConfigError: the planner cannot be set so, or there is no such version of ONNX's operators.
     """
     subject = load_subject(run, config)
     with _staged(out) as folder:
-        model, settings = subject.agent.model, subject.settings
-        action_dim = subject.spec.action_dim
-        cases = plan_cases(model, settings, subject.observations, action_dim=action_dim, seed=config.seed)
+        draws = _draws(subject, config.seed) if config.noise == "baked" else None
+        cases = plan_cases(subject.original, subject.observations, seed=config.seed, noise=draws)
         graphs = export_graphs(subject, config.opset)
         _save(folder, graphs)
         compared = _compare(folder, subject, cases, seed=config.seed)
-        loss = None
+        lost = None
         if config.precision == "int8":
             graphs |= _in_int8(folder, graphs, subject, cases)
-            loss = _judge(folder, subject, cases, config)
-        choice = chain([cases], _more_cases(subject, config.seed))
-        if config.noise == "baked":
-            draws = case(cases, 0, 0)[2]
-            graphs, choice = _baked(graphs, draws), (_with_draws(others, draws) for others in choice)
-        manifest = describe(subject, config, parity=compared, regret=loss, return_mean=_return(run))
-        manifest["golden"] = _golden(folder, graphs, subject, choice)
-        metadata = {"manifest": json.dumps(manifest)}
+            lost = _judge(folder, subject, cases, seed=config.seed + 1)
+        if draws is not None:
+            graphs = _baked(graphs, draws)
+            _save(folder, graphs)
+        manifest = describe(subject, config, parity=compared.parity, regret=lost, return_mean=_return(run))
+        manifest["golden"] = write_golden(folder, subject, cases, compared.differences, scale=compared.scale)
+        metadata = {backends.METADATA: json.dumps(manifest)}
         _clear(folder, {*graphs, bundle.GOLDEN})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
         manifest["files"] = _hashes(folder)
@@ -110,7 +109,7 @@ def export_graphs(subject: Subject, opset: int) -> Graphs:
     return {
         bundle.START: start,
         bundle.REFINE: refine,
-        bundle.PLANNER: unroll(start, refine, iterations=config.iterations, outputs=DECISION),
+        bundle.PLANNER: unroll(start, refine, iterations=config.iterations, outputs=bundle.DECISION),
         bundle.POLICY: _exported(PolicyGraph(model, spec, settings), subject.sensors, {}, opset),
     }
 
@@ -132,6 +131,9 @@ def _exported(module: BundleGraph, sensors: bundle.Shapes, others: bundle.Shapes
             verbose=False,
         )
         assert program is not None
+        versions = {each.version for each in program.model_proto.opset_import if not each.domain}
+        if versions != {opset}:
+            raise ConfigError(f"--opset {opset} is not to be had from this version of torch: try --opset 18")
         # Constants of any size are folded: the heads of the ensemble are slices, and only constants are quantised.
         optimizer.optimize_ir(program.model, input_size_limit=LARGE, output_size_limit=LARGE)
     return with_quick_elu(program.model_proto)
@@ -155,7 +157,9 @@ def _in_int8(folder: Path, graphs: Graphs, subject: Subject, cases: Cases) -> Gr
     with _quiet():
         small = {name: quantized(folder / name, feeds[name]) for name in (bundle.START, bundle.REFINE)}
     iterations = subject.settings.planner.iterations
-    small[bundle.PLANNER] = unroll(small[bundle.START], small[bundle.REFINE], iterations=iterations, outputs=DECISION)
+    small[bundle.PLANNER] = unroll(
+        small[bundle.START], small[bundle.REFINE], iterations=iterations, outputs=bundle.DECISION
+    )
     _save(folder, small)
     return small
 
@@ -169,59 +173,52 @@ def _baked(graphs: Graphs, draws: PlanNoise) -> Graphs:
 # Comparison ------------------------------------------------------------------------------------------------------
 
 
-def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Parity:
-    """On the cases, and on others until enough plans could be compared."""
-    model, settings, planner = subject.agent.model, subject.settings, planner_of(folder / bundle.PLANNER, subject)
-    found = parity(model, settings, cases, planner)
-    more = _more_cases(subject, seed)
-    while found.compared < COMPARED and (others := next(more, None)):
-        found = found.joined(parity(model, settings, others, planner))
-    policy = _policy_difference(folder, subject)
-    if found.compared < COMPARED:
+class _Compared(NamedTuple):
+    parity: Parity
+    differences: list[Difference]
+    """Of each case."""
+    scale: float
+    """Of values."""
+
+
+def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> _Compared:
+    """Compare on the cases, and on plans that reach the planner's bounds.
+
+    Raises:
+        BundleError: the graphs are not the agent's.
+    """
+    original, planner = subject.original, planner_of(folder / bundle.PLANNER, subject)
+
+    def compared(cases: Cases) -> _Compared:
+        found = differences(original, cases, planner)
+        scale = value_scale(original, cases.observations[0], cases.noise[0].samples[0])
+        return _Compared(parity(original, found, scale), found, scale)
+
+    ordinary = compared(cases)
+    ordinary = ordinary._replace(
+        parity=dataclasses.replace(ordinary.parity, policy=_policy_difference(folder, subject))
+    )
+    corners = compared(corner_cases(original, subject.observations[0, :CORNERS], seed=seed))
+    if failures := [*ordinary.parity.failures(), *corners.parity.failures(worth=False)]:
         raise BundleError(
-            f"{found.undecided} of {found.plans} plans depend on how numbers are rounded: the agent values most "
-            "actions alike. Nothing was written; train it longer"
+            f"the graphs do not plan as the agent does; they differ in {'; '.join(failures)}. Nothing was written; try "
+            "another --opset, or report this with the versions of torch and onnx"
         )
-    if not max(found.mean, policy) <= TOLERANCE:
-        raise BundleError(
-            f"the graphs plan otherwise than the agent: by {found.mean:.1e}, its policy by {policy:.1e}, allowed are "
-            f"{TOLERANCE}. Nothing was written; try another --opset, or report this with the versions of torch and onnx"
-        )
-    return dataclasses.replace(found, policy=policy)
+    return ordinary
 
 
-def _more_cases(subject: Subject, seed: int) -> Iterator[Cases]:
-    """Plans on other windows, each batch with its own noise."""
-    model, settings, action_dim = subject.agent.model, subject.settings, subject.spec.action_dim
-    for number, observations in enumerate(subject.more.split(subject.observations.shape[1], dim=1), start=1):
-        yield plan_cases(model, settings, observations, action_dim=action_dim, seed=seed + number)
-
-
-def _with_draws(cases: Cases, draws: PlanNoise) -> Cases:
-    """The same places, every plan on the same noise."""
-    alike = PlanNoise(*(each.unsqueeze(-3).expand_as(other) for each, other in zip(draws, cases.noise[0], strict=True)))
-    return cases._replace(noise=[alike] * len(cases.noise))
+def _draws(subject: Subject, seed: int) -> PlanNoise:
+    """Noise of one plan, to be baked in."""
+    config = subject.settings.planner
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=1, action_dim=subject.spec.action_dim)
+    return PlanNoise(drawn.samples[:, :, 0], drawn.policy[:, 0])
 
 
 def planner_of(path: Path, subject: Subject) -> Planner:
     """A planner's graph as ``deploy.parity`` sees it."""
-    graph = backends.load(path, Runtime())
-
-    def plan(observation: Tensor, previous: Tensor, noise: PlanNoise) -> tuple[Tensor, Tensor]:
-        outputs = graph(_planner_inputs(subject, observation, previous, noise))
-        return torch.from_numpy(outputs["new_mean"]), torch.from_numpy(outputs["value"])
-
-    return plan
-
-
-def _planner_inputs(subject: Subject, observation: Tensor, previous: Tensor, noise: PlanNoise) -> Arrays:
-    """In the order in which the golden file has them."""
-    inputs = {"previous_mean": previous, "noise_policy": noise.policy, "noise_samples": noise.samples}
-    return _sensed(subject, observation) | {name: value.contiguous().numpy() for name, value in inputs.items()}
-
-
-def _sensed(subject: Subject, observation: Tensor) -> Arrays:
-    return {name: part.numpy() for name, part in zip(subject.sensors, subject.split(observation), strict=True)}
+    graph = probe.load(path, Runtime())
+    return lambda inputs: probe.trace(graph(subject.feed(*inputs)))
 
 
 @torch.no_grad()
@@ -230,19 +227,26 @@ def _policy_difference(folder: Path, subject: Subject) -> float:
     low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
     observations = subject.observations.flatten(0, 1)
     expected = bundle.actuate(model.pi(model.encode(observations)).numpy(), low, high)
-    actions = np.stack([graph(_sensed(subject, observation))["action"] for observation in observations])
+    actions = np.stack([graph(subject.sense(observation))["action"] for observation in observations])
     return float((np.abs(actions - expected) / ((high - low) / 2)).max())
 
 
-def _judge(folder: Path, subject: Subject, cases: Cases, config: ExportConfig) -> Regret:
-    planner = planner_of(folder / bundle.PLANNER, subject)
-    loss = regret(subject.agent.model, subject.settings, cases, planner, seed=config.seed + 1)
-    if not loss.mean <= max(loss.policy, loss.other_noise):
-        raise BundleError(
-            f"in eight bits plans lose {loss.mean:.3g} of {loss.value:.3g}; the policy, which costs nothing, loses "
-            f"{loss.policy:.3g}: export with --precision fp32"
+def _judge(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Regret:
+    planner, generator = planner_of(folder / bundle.PLANNER, subject), torch.Generator().manual_seed(seed)
+    losses = [
+        loss(
+            *(subject.original, inputs := case(cases, step, window), planner(inputs).mean),
+            *(cases.plans[step].mean[:, window], generator),
         )
-    return loss
+        for step, window in np.ndindex(*cases.observations.shape[:2])
+    ]
+    lost = regret(subject.original, losses)
+    if not lost.acceptable:
+        raise BundleError(
+            f"in eight bits plans lose {lost.mean:.3g} of {lost.value:.3g}; the policy, which costs nothing, loses "
+            f"{lost.policy:.3g}: export with --precision fp32"
+        )
+    return lost
 
 
 def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list[Arrays]]:
@@ -250,7 +254,7 @@ def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list
     start, refine = (backends.load(folder / name, Runtime()) for name in (bundle.START, bundle.REFINE))
     starts, refines = [], []
     for step, window in np.ndindex(*cases.observations.shape[:2]):
-        inputs = _planner_inputs(subject, *case(cases, step, window))
+        inputs = subject.feed(*case(cases, step, window))
         draws = inputs.pop("noise_samples")
         starts.append(inputs)
         state = start(inputs)
@@ -259,44 +263,6 @@ def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list
             refined = refine(refines[-1])
             state |= {"mean": refined["new_mean"], "std": refined["new_std"]}
     return {bundle.START: starts, bundle.REFINE: refines}
-
-
-# Golden plans ----------------------------------------------------------------------------------------------------
-
-
-def _golden(folder: Path, graphs: Graphs, subject: Subject, choice: Iterable[Cases]) -> dict[str, Any]:
-    """Write consecutive plans as every runtime should make them, and tell how they lie in the file."""
-    _save(folder, graphs)
-    graph = backends.load(folder / bundle.PLANNER, Runtime())
-    cases, window = _decided_window(subject, choice)
-    plans = []
-    for step in range(min(GOLDEN_PLANS, len(cases.plans))):
-        inputs = _planner_inputs(subject, *case(cases, step, window))
-        inputs = {name: value for name, value in inputs.items() if name in graph.shapes}
-        plans.append((inputs, graph(inputs)))
-    arrays = [array for inputs, outputs in plans for array in (*inputs.values(), *(outputs[name] for name in DECISION))]
-    (folder / bundle.GOLDEN).write_bytes(b"".join(array.astype("<f4").tobytes() for array in arrays))
-    inputs, outputs = plans[0]
-    return {
-        "plans": len(plans),
-        "inputs": {name: list(value.shape) for name, value in inputs.items()},
-        "outputs": {name: list(outputs[name].shape) for name in DECISION},
-    }
-
-
-def _decided_window(subject: Subject, batches: Iterable[Cases]) -> tuple[Cases, int]:
-    """The first window in which no golden plan is a matter of rounding.
-
-    Raises:
-        BundleError: there is none.
-    """
-    model, settings = subject.agent.model, subject.settings
-    for cases in batches:
-        steps = range(min(GOLDEN_PLANS, len(cases.plans)))
-        for window in range(cases.observations.shape[1]):
-            if all(is_decided(model, settings, *case(cases, step, window)) for step in steps):
-                return cases, window
-    raise BundleError("rounding decides some of any consecutive plans. Nothing was written; train the agent longer")
 
 
 # Files -----------------------------------------------------------------------------------------------------------

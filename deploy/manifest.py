@@ -6,7 +6,8 @@ from importlib.metadata import version
 from typing import Any
 
 from deploy import bundle
-from deploy.parity import Parity, Regret
+from deploy.parity import Parity
+from deploy.regret import Regret
 from deploy.subject import ExportConfig, Subject, sensor_input
 from tdmpc.config import to_json
 from tdmpc.planner import planning_macs

@@ -1,43 +1,68 @@
-"""How far a graph's plans are from those of the agent that it was made of.
+"""Whether a graph plans as the agent that it was made of.
 
-Two measures. *Parity* is for graphs that compute in the same precision: the largest difference on the same noise.
-*Regret* is for those that do not: what their plans are worth in the agent's own model, for another seed of the noise
-moves an action further than rounding does.
+Only questions with one right answer are asked. Do the same candidates get the same values? Are the elites the best of
+them? Do the next mean and deviation follow from the elites? Are the plans worth as much in the agent's own model?
+Equal actions are no such question: where the worst elite and the best non-elite have equal value up to rounding, two
+correct planners choose different elites.
 """
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.graphs import Settings
-from tdmpc.planner import Plan, PlanNoise, draw_noise, imagine, mppi, propose, shift
+from deploy.bundle import actuate
+from deploy.cases import Cases, Inputs, Original, case
+from deploy.probe import Iteration, Trace
+from tdmpc.planner import Proposals, candidates, imagine, propose, refit, shift
+from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
 TOLERANCE = 1e-4
-"""Largest difference, in the units of [-1, 1], with which a bundle is still written."""
-ROUNDING = 1e-6
-"""Relative size of the disturbance that asks whether single precision decides a plan."""
-DISTURBED = 32
-"""Disturbed copies of a plan."""
-TOGETHER = 4
-"""Copies planned in one batch: most plans that rounding decides show it among the first."""
+"""Largest difference of an action, a mean or a deviation, in the units of [-1, 1]."""
+VALUE_TOLERANCE = 2e-5
+"""Largest difference of a value, relative to ``value_scale``. Single precision makes 1e-6 or a little more."""
+REGRET_TOLERANCE = 1e-4
+"""Largest mean loss of the plans, relative to their mean gain."""
+STANDARD_ERRORS = 4
+"""How many of them a mean loss may be higher: where elites tie, one plan loses what another gains."""
+NUDGE = 1e-3
+"""Relative change of each weight that tells the scale of values: far above rounding, and still small."""
+NUDGES = 4
+SCALED = 8
+"""Plans on which the scale of values is measured."""
 
-Planner = Callable[[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise], tuple[Tensor, Tensor]]
-"""(observation, previous mean, noise of one plan) to (new mean, value): a graph, seen from here."""
+Planner = Callable[[Inputs], Trace]
+"""A graph, seen from here."""
 
 
-class Cases(NamedTuple):
-    """Plans to compare: ``S`` consecutive ones from each of ``B`` places in the replay."""
+class Difference(NamedTuple):
+    """Between a plan of a graph and the agent's: the largest of all iterations, values in model units."""
 
-    observations: Float[Tensor, "S B O"]
-    previous: Float[Tensor, "S H B A"]
-    """What the agent had planned one decision before."""
-    noise: list[PlanNoise]
-    plans: list[Plan]
+    start: float
+    """Of the latent, relative to its largest number, and of the policy's plans."""
+    values: float
+    """Of the candidates and of the whole plan."""
+    elites: float
+    """How much less the graph's worst elite is worth than the agent's."""
+    mean: float
+    """Of the means and of the action."""
+    std: float
+    loss: float = 0.0
+    """Of the graph's plan against the agent's own, in the agent's model."""
+    gain: float = 0.0
+    """Of planning: what the best of the first candidates is worth above their average. They lie in the whole range of
+    actions, so this is not zero for an agent that has arrived and stays: most of them would lead away."""
+    gap: float = math.inf
+    """Smallest difference between the worst elite and the best non-elite."""
+    tied: bool = False
+    """From the same mean and deviation, the agent itself would have chosen other elites and moved elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -45,167 +70,198 @@ class Parity:
     """Largest differences between a graph and the agent."""
 
     plans: int
+    ties: int
+    """Plans in which the agent would have moved elsewhere, with other elites of equal value up to rounding."""
+    start: float
+    """Of the latent, relative to its largest number, and of the policy's plans, in [-1, 1]."""
+    values: float
+    """Of a value, relative to ``value_scale``."""
+    elites: float
+    """How much less the graph's worst elite is worth than the agent's, on the same scale."""
     mean: float
-    """Of a plan, in [-1, 1]."""
-    value: float
-    """Of what a plan is worth, relative to the largest value."""
-    undecided: int
-    """Plans left out: which samples are the best is a matter of rounding, in the agent as well."""
+    """Of the mean after an iteration with the same elites from the same mean and deviation, in [-1, 1]."""
+    std: float
+    """Of the deviation after it."""
+    regret: float
+    """What the graph's plans lose against the agent's own, on average, in the agent's model and the environment's
+    units."""
+    regret_error: float
+    """Standard error of that average, rounding included."""
+    gain: float
+    """What planning gains on average, see ``Difference``."""
     policy: float = 0.0
     """Of the policy's action, in [-1, 1]."""
 
-    @property
-    def compared(self) -> int:
-        """Plans that were not left out."""
-        return self.plans - self.undecided
+    def failures(self, *, worth: bool = True) -> list[str]:
+        """What rounding does not explain, in words; nothing where the graph is the agent's.
 
-    def joined(self, other: "Parity") -> "Parity":
-        """Of both comparisons together."""
-        return Parity(
-            plans=self.plans + other.plans,
-            mean=max(self.mean, other.mean),
-            value=max(self.value, other.value),
-            undecided=self.undecided + other.undecided,
-            policy=max(self.policy, other.policy),
-        )
-
-
-@dataclass(frozen=True)
-class Regret:
-    """What plans of a graph lose in the agent's model, in the environment's units."""
-
-    plans: int
-    mean: float
-    """Mean loss against the agent's plan on the same noise."""
-    worst: float
-    other_noise: float
-    """What another seed of the noise changes, on average."""
-    policy: float
-    """What the policy alone loses: a planner that loses more is worth nothing."""
-    value: float
-    """Mean value of the agent's plans."""
+        Args:
+            worth: whether what the plans are worth is judged, too.
+        """
+        limits = {
+            "the latent or the policy's plans": (self.start, TOLERANCE),
+            "a value": (self.values, VALUE_TOLERANCE),
+            "the value of the worst elite": (self.elites, 2 * VALUE_TOLERANCE),
+            "the mean after an iteration": (self.mean, TOLERANCE),
+            "the deviation after an iteration": (self.std, TOLERANCE),
+            "the policy's action": (self.policy, TOLERANCE),
+        }
+        if worth:
+            allowed = REGRET_TOLERANCE * self.gain + STANDARD_ERRORS * self.regret_error
+            limits["the plans' worth"] = (self.regret, allowed)
+        return [
+            f"{name} by {found:.1e} (allowed {limit:.1e})"
+            for name, (found, limit) in limits.items()
+            if not found <= limit  # NaN is within no limit
+        ]
 
 
-@torch.no_grad()
-def plan_cases(
-    model: WorldModel, settings: Settings, observations: Float[Tensor, "S B O"], *, action_dim: int, seed: int
-) -> Cases:
-    """Plan from windows of the replay with the agent, each plan beginning with the one before."""
-    generator = torch.Generator().manual_seed(seed)
-    config, batch = settings.planner, observations.shape[1]
-    previous, noises, plans = [torch.zeros(config.horizon, batch, action_dim)], [], []
-    for observation in observations:
-        noise = draw_noise(generator, config=config, horizon=config.horizon, batch=batch, action_dim=action_dim)
-        plans.append(plan(model, settings, model.encode(observation), previous[-1], noise))
-        noises.append(noise)
-        previous.append(plans[-1].mean)
-    return Cases(observations, torch.stack(previous[:-1]), noises, plans)
+# Comparison ------------------------------------------------------------------------------------------------------
 
 
-def plan(
-    model: WorldModel,
-    settings: Settings,
-    z: Float[Tensor, "B Z"],
-    previous: Float[Tensor, "H B A"],
-    noise: PlanNoise,
-    evaluate: Callable[..., Tensor] = imagine,
-) -> Plan:
-    """The agent's plan, as a bundle's settings have it; ``evaluate`` as ``mppi`` has it."""
-    return mppi(
-        model,
-        z,
-        shift(previous),
-        noise,
-        config=settings.planner,
-        discount=settings.discount,
-        min_std=settings.min_std,
-        evaluate=evaluate,
+def differences(original: Original, cases: Cases, planner: Planner) -> list[Difference]:
+    """Plan all cases with a graph and compare: one step after the other, each with all its windows."""
+    return [
+        difference(original, inputs := case(cases, step, window), planner(inputs), cases.plans[step].mean[:, window])
+        for step, window in np.ndindex(*cases.observations.shape[:2])
+    ]
+
+
+def parity(original: Original, found: Sequence[Difference], scale: float) -> Parity:
+    """All comparisons together; ``scale`` as ``value_scale`` has it."""
+    columns = dict(zip(Difference._fields, np.array(found, np.float64).T, strict=True))
+    worst = {name: float(column.max()) for name, column in columns.items()}
+    in_units = original.model.reward_scale.item()
+    spread = math.hypot(columns["loss"].std(), torch.finfo(torch.float32).eps * scale)
+    return Parity(
+        plans=len(found),
+        ties=int(columns["tied"].sum()),
+        start=worst["start"],
+        values=_relative(worst["values"], scale),
+        elites=_relative(worst["elites"], scale),
+        mean=worst["mean"],
+        std=worst["std"],
+        regret=in_units * float(columns["loss"].mean()),
+        regret_error=in_units * spread / math.sqrt(len(found)),
+        gain=in_units * float(columns["gain"].mean()),
     )
 
 
-@torch.no_grad()
-def parity(model: WorldModel, settings: Settings, cases: Cases, planner: Planner) -> Parity:
-    """Plan all cases with a graph and compare."""
-    differences, undecided = [], 0
-    values = model.reward_scale * torch.stack([expected.value for expected in cases.plans])
-    for step, window in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
-        expected = cases.plans[step]
-        mean, value = planner(*case(cases, step, window))
-        off = (mean - expected.mean[:, window]).abs().max().item()
-        if off > TOLERANCE and not is_decided(model, settings, *case(cases, step, window)):
-            undecided += 1
-        else:
-            differences.append((off, (value - values[step, window]).abs().item()))
-    mean, value = map(max, zip(*differences, strict=True)) if differences else (0.0, 0.0)
-    largest = max(values.abs().max().item(), torch.finfo(values.dtype).tiny)  # nought: an agent that has learnt nothing
-    return Parity(values.numel(), mean, value / largest, undecided)
-
-
-def case(cases: Cases, step: int, window: int) -> tuple[Tensor, Tensor, PlanNoise]:
-    """The inputs of one plan."""
-    noise = PlanNoise(cases.noise[step].samples[:, :, window], cases.noise[step].policy[:, window])
-    return cases.observations[step, window], cases.previous[step, :, window], noise
+def _relative(difference: float, scale: float) -> float:
+    """Nothing is nothing even on a scale of nothing: an agent that has learnt nothing values everything alike."""
+    return difference / scale if scale else math.inf if difference else 0.0
 
 
 @torch.no_grad()
-def is_decided(
-    model: WorldModel,
-    settings: Settings,
-    observation: Float[Tensor, "O"],
-    previous: Float[Tensor, "H A"],
-    noise: PlanNoise,
-) -> bool:
-    """Whether single precision decides a plan: it stays where it is when its start moves by a rounding error.
+def value_scale(
+    original: Original, observations: Float[Tensor, "B O"], samples: Float[Tensor, "H B N A"], *, seed: int = 0
+) -> float:
+    """What values are made of: how much they change with their weights, relative to the weights' own change.
 
-    Where the last elite and the best sample that is none are worth the same but for rounding, two correct planners
-    differ by what one elite moves the mean, some hundredths.
+    Rounding grows with the numbers that a network adds up, and these can be much larger than their sum. So its scale
+    is no value, but what values change by when each weight changes a little, at random.
     """
-    generator = torch.Generator().manual_seed(0)
+    model, settings, _ = original
+    generator = torch.Generator().manual_seed(seed)
+    observations, actions = observations[:SCALED], (settings.planner.max_std * samples[:, :SCALED]).clamp(-1, 1)
 
-    def planned(copies: int, size: float) -> Float[Tensor, "H D A"]:
-        def rounded(exact: Float[Tensor, "D N"]) -> Float[Tensor, "D N"]:
-            return exact * (1 + size * torch.randn(exact.shape, generator=generator))
+    def values(model: WorldModel) -> Float[Tensor, "B N"]:
+        return imagine(model, model.encode(observations), actions, discount=settings.discount)
 
-        def evaluate(model: WorldModel, z: Tensor, actions: Tensor, *, discount: float) -> Tensor:
-            # One by one: a moved latent moves the worth of all samples together, and shows few ties between them.
-            return rounded(imagine(model, z, actions, discount=discount))
-
-        z = rounded(model.encode(observation[None]).expand(copies, -1))
-        draws = PlanNoise(*(each[..., None, :, :].expand(*each.shape[:-2], copies, -1, -1) for each in noise))
-        before = previous[:, None].expand(-1, copies, -1)
-        return plan(model, settings, z, before, draws, evaluate=evaluate).mean
-
-    exact = planned(1, 0.0)
-    disturbed = (planned(TOGETHER, ROUNDING) for _ in range(DISTURBED // TOGETHER))
-    return all((copies - exact).abs().max().item() <= TOLERANCE for copies in disturbed)
+    exact, changes = values(model), []
+    for _ in range(NUDGES):
+        nudged = copy.deepcopy(model)
+        for parameter in nudged.parameters():
+            parameter *= 1 + NUDGE * torch.randn(parameter.shape, generator=generator)
+        changes.append(values(nudged) - exact)
+    return torch.stack(changes).square().mean().sqrt().item() / NUDGE
 
 
 @torch.no_grad()
-def regret(model: WorldModel, settings: Settings, cases: Cases, planner: Planner, *, seed: int) -> Regret:
-    """What a graph's plans lose against the agent's, in the agent's model; and what another seed changes."""
-    steps, windows = cases.observations.shape[:2]
-    scale = model.reward_scale.item()
-    other = torch.Generator().manual_seed(seed)
-    lost, changed, unplanned, worth = [], [], [], []
-    still = torch.zeros_like(cases.previous[0])[:, :, None]
-    for step in range(steps):
-        z = model.encode(cases.observations[step])
-        draws = PlanNoise(*(torch.randn(each.shape, generator=other) for each in cases.noise[step]))
-        reseeded = plan(model, settings, z, cases.previous[step], draws).mean
-        judged = torch.stack([planner(*case(cases, step, window))[0] for window in range(windows)], dim=1)
-        prior = propose(model, z, still, config=settings.planner, discount=settings.discount).actions[:, :, 0]
-        candidates = torch.stack([cases.plans[step].mean, reseeded, judged, prior], dim=2)
-        mine, reseeds, theirs, priors = scale * imagine(model, z, candidates, discount=settings.discount).T
-        lost.append(mine - theirs)
-        changed.append((mine - reseeds).abs())
-        unplanned.append(mine - priors)
-        worth.append(mine)
-    loss = torch.cat(lost)
-    return Regret(
-        plans=steps * windows,
-        mean=loss.mean().item(),
-        worst=loss.max().item(),
-        other_noise=torch.cat(changed).mean().item(),
-        policy=torch.cat(unplanned).mean().item(),
-        value=torch.cat(worth).mean().item(),
+def difference(original: Original, inputs: Inputs, trace: Trace, own: Float[Tensor, "H A"]) -> Difference:
+    """Compare a plan of a graph with what the agent makes of the same, iteration by iteration.
+
+    Args:
+        original: the agent.
+        inputs: what both plan from.
+        trace: the graph's plan.
+        own: the agent's plan.
+    """
+    if not _fits(original, trace):
+        return Difference(*[math.inf] * 5, gap=0.0)
+    model, settings, spec = original
+    observation, previous, noise = inputs
+    z = model.encode(observation[None])
+    proposals = propose(model, z, noise.policy[:, None], config=settings.planner, discount=settings.discount)
+    mean = shift(previous)[:, None]
+    std = torch.full_like(mean, settings.planner.max_std)
+    steps = [_start(z, proposals, trace)]
+    for draws, made in zip(noise.samples, trace.iterations, strict=True):
+        actions, values = candidates(model, z, mean, std, draws[:, None], proposals, discount=settings.discount)
+        steps.append(_step(original, mean, actions, values, made))
+        mean, std = made.mean[:, None], made.std[:, None]
+    steps.append(_end(spec, trace))
+    mine, theirs = imagine(model, z, torch.stack([own, trace.mean], 1)[:, None], discount=settings.discount)[0].tolist()
+    largest = Difference._make(np.array(steps, np.float64).max(0))  # NaN is the largest number here
+    gap = min(each.gap for each in steps)
+    return largest._replace(loss=mine - theirs, gain=steps[1].gain, gap=gap)
+
+
+def _fits(original: Original, trace: Trace) -> bool:
+    """Whether everything is there, and the elites are as many different candidates as they should be."""
+    model, settings, spec = original
+    config = settings.planner
+    count, plan_shape = config.samples + config.policy_trajectories, (config.horizon, spec.action_dim)
+    return (
+        len(trace.iterations) == config.iterations
+        and trace.latent.shape == (model.config.latent,)
+        and trace.proposals.shape == (config.horizon, config.policy_trajectories, spec.action_dim)
+        and all(
+            made.values.shape == (count,)
+            and made.mean.shape == made.std.shape == plan_shape
+            and len(set(made.elites.tolist()) & set(range(count))) == len(made.elites) == config.elites
+            for made in trace.iterations
+        )
     )
+
+
+def _start(z: Float[Tensor, "1 Z"], proposals: Proposals, trace: Trace) -> Difference:
+    latent = (trace.latent - z[0]) / z.abs().max().clamp(min=torch.finfo(z.dtype).tiny)
+    differences = _largest(latent, trace.proposals - proposals.actions[:, 0])
+    return Difference(start=differences, values=0.0, elites=0.0, mean=0.0, std=0.0)
+
+
+def _step(
+    original: Original,
+    mean: Float[Tensor, "H 1 A"],
+    actions: Float[Tensor, "H 1 M A"],
+    values: Float[Tensor, "1 M"],
+    made: Iteration,
+) -> Difference:
+    """One iteration: the values of the candidates, which are elites, and what follows from the graph's own choice."""
+    model, settings, _ = original
+    scale, chosen, config = model.reward_scale, made.elites, settings.planner
+    own = refit(mean, actions, values, config=config, min_std=settings.min_std)
+    following = refit(mean, actions[:, :, chosen], made.values[None, chosen], config=config, min_std=settings.min_std)
+    worst, *others = values[0].sort(descending=True).values[config.elites - 1 : config.elites + 1].tolist()
+    return Difference(
+        start=0.0,
+        values=_largest(made.values - values[0], made.value / scale - following.value[0]),
+        elites=worst - values[0, chosen].min().item(),
+        mean=_largest(made.mean - following.mean[:, 0]),
+        std=_largest(made.std - following.std[:, 0]),
+        gain=max((values.max() - values.mean()).item(), 0.0),  # rounding can lift the average above the best
+        gap=worst - others[0] if others else math.inf,
+        tied=_largest(made.mean - own.mean[:, 0]) > TOLERANCE,
+    )
+
+
+def _end(spec: EnvSpec, trace: Trace) -> Difference:
+    """The action, in half widths of the actuators' range."""
+    low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
+    action = (trace.action.numpy() - actuate(trace.mean[0].numpy(), low, high)) / ((high - low) / 2)
+    return Difference(start=0.0, values=0.0, elites=0.0, mean=float(np.abs(action).max()), std=0.0)
+
+
+def _largest(*differences: Tensor) -> float:
+    return torch.cat([difference.flatten() for difference in differences]).abs().max().item()  # NaN is the largest

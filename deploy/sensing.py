@@ -50,9 +50,12 @@ def _read(observation: Any, sensor: Sensor) -> np.ndarray:
     if isinstance(observation, Mapping | tuple):
         given = _part(observation, sensor.name)
     try:
-        with np.errstate(over="ignore"):  # infinite is told below
-            reading = np.asarray(given, np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
+            numbers = np.asarray(given)
+            if numbers.dtype.kind == "c":
+                raise TypeError("complex numbers are no reading")
+            reading = numbers.astype(np.float32)
+    except Exception as error:  # whatever an object does on its way to an array
         raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} gives no array of numbers: {error}") from error
     if reading.shape != sensor.shape:
         raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} must have shape {sensor.shape}, got {reading.shape}")
@@ -67,6 +70,6 @@ def _part(observation: Any, name: str) -> Any:
     for key in name.split("/"):
         try:
             part = part[key] if isinstance(part, Mapping) else part[int(key)]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever an object does when it is asked for a part
             raise ControlFault(Fault.SHAPE, f"the observation has no sensor {name!r}") from error
     return part

@@ -10,11 +10,13 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import BundleError
+from deploy.bundle import Arrays, BundleError
+from deploy.cases import Original
 from deploy.graphs import Settings
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, TrainConfig, check
+from tdmpc.planner import PlanNoise
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
 from tdmpc.state import below
@@ -22,8 +24,6 @@ from tdmpc.trainer import load_agent
 
 COMPARED = 100
 """Replayed observations, at least, on which a bundle is compared with its agent."""
-TRIES = 4
-"""How many times as many there are to choose from: where rounding decides a plan, it cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,16 @@ class Subject(NamedTuple):
     settings: Settings
     observations: Float[Tensor, "S B O"]
     """Windows of the replay."""
-    more: Float[Tensor, "S M O"]
-    """Others, to turn to where these do not do."""
 
     @property
     def spec(self) -> EnvSpec:
         """The environment."""
         return self.agent.spec
+
+    @property
+    def original(self) -> Original:
+        """The agent as the bundle has it."""
+        return Original(self.agent.model, self.settings, self.spec)
 
     @property
     def sensors(self) -> dict[str, tuple[int, ...]]:
@@ -74,6 +77,15 @@ class Subject(NamedTuple):
         parts = observation.split(sizes)
         return tuple(part.reshape(shape) for part, shape in zip(parts, self.sensors.values(), strict=True))
 
+    def sense(self, observation: Float[Tensor, "O"]) -> Arrays:
+        """A flat observation as the graphs take it."""
+        return {name: part.numpy() for name, part in zip(self.sensors, self.split(observation), strict=True)}
+
+    def feed(self, observation: Float[Tensor, "O"], previous: Float[Tensor, "H A"], noise: PlanNoise) -> Arrays:
+        """What a planner's graph is given, in the order in which the golden file has it."""
+        inputs = {"previous_mean": previous, "noise_policy": noise.policy, "noise_samples": noise.samples}
+        return self.sense(observation) | {name: value.contiguous().numpy() for name, value in inputs.items()}
+
 
 def sensor_input(name: str) -> str:
     """The graph input of a sensor; the only one of an environment is called ``observation`` already."""
@@ -84,15 +96,19 @@ def load_subject(run: Path, config: ExportConfig) -> Subject:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
-        BundleError: the run has not stored enough to compare on.
+        BundleError: the run has not stored enough to compare on, or was trained with a delay.
         CheckpointError: there is no checkpoint that can be read.
         ConfigError: the planner cannot be set so.
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
+    if max(agent.config.delay):
+        raise BundleError(
+            f"{run} was trained with a delay of {agent.config.delay}: a bundle knows no actions on their way yet, and "
+            "would plan from the wrong moment. Export a run without --delay"
+        )
     settings = _settings(agent.config, meta["agent_steps"], config)
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
-    observations = _replayed(run, agent, TRIES * windows).split([windows, (TRIES - 1) * windows], dim=1)
-    return Subject(agent, {**meta, "run": str(run.resolve())}, settings, *observations)
+    return Subject(agent, {**meta, "run": str(run.resolve())}, settings, _replayed(run, agent, windows))
 
 
 def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deploy.backends import Runtime
-from deploy.bundle import PLANNER, Arrays, Bundle, BundleError
-from deploy.controller import Controller, draw_noise, golden_deviation
+from deploy import probe
+from deploy.backends import Graph, Runtime
+from deploy.bundle import PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
+from deploy.cases import Inputs, Original, plan
+from deploy.controller import Controller, GoldenPlan, golden_plans
 from deploy.graphs import Settings
-from deploy.parity import TOLERANCE, is_decided, plan
-from deploy.sensing import sense
+from deploy.parity import SCALED, Difference, Parity, difference, parity, value_scale
+from deploy.regret import Loss, Regret, loss, regret
 from tdmpc.agent import Agent
 from tdmpc.config import Linear, PlannerConfig, from_json
 from tdmpc.envs import make_bare_env
@@ -40,11 +43,50 @@ class Validation:
     decisions: int
     """Compared with the agent's, for the same observation, noise and plan before."""
     max_action_difference: float
-    """In [-1, 1]."""
-    undecided: int
-    """Decisions left out of it: rounding decides them, see ``deploy.parity``."""
-    golden_deviation: float
-    """Largest difference to the golden actions, in half widths of the actuators' range."""
+    """Between plans, in [-1, 1]. In single precision both plan with the same elites."""
+    parity: Parity | None
+    """In single precision."""
+    regret: Regret | None
+    """In any other."""
+    golden: tuple[GoldenPlan, ...]
+
+    @property
+    def golden_deviation(self) -> float:
+        """Largest difference to the golden actions, in half widths of the actuators' range."""
+        return max(golden.action for golden in self.golden)
+
+    def failures(self) -> list[str]:
+        """Why the bundle is not the agent's; empty where it is."""
+        if self.parity is None:
+            assert self.regret is not None
+            lost = f"in {self.precision} plans lose {self.regret.mean:.3g} of {self.regret.value:.3g}"
+            return [] if self.regret.acceptable else [f"{lost}, the policy alone loses {self.regret.policy:.3g}"]
+        failed = sum(not golden.holds for golden in self.golden)
+        golden = [f"{failed} of {len(self.golden)} golden plans come out otherwise"] if failed else []
+        return [f"bundle and agent differ in {failure}" for failure in self.parity.failures()] + golden
+
+    def remarks(self) -> list[str]:
+        """What was not compared number by number, and what was asked instead."""
+        if self.parity is None:
+            return [
+                f"In {self.precision}, plans were not compared number by number. They were judged by what they are "
+                "worth in the agent's own model."
+            ]
+        loose = [golden for golden in self.golden if golden.allowed_action > SINGLE_PRECISION]
+        remarks = []
+        if self.parity.ties:
+            remarks.append(
+                f"Elites tied in {self.parity.ties} of {self.decisions} decisions: the worst elite and the best "
+                "non-elite had equal value up to rounding, and bundle and agent chose different ones. Actions may "
+                "differ there and were not compared. The values of all candidates were, and so was what follows from "
+                "the bundle's own elites, and what the plans are worth."
+            )
+        if loose:
+            remarks.append(
+                f"Elites tie in {len(loose)} of {len(self.golden)} golden plans. There another runtime may differ by "
+                f"{max(golden.allowed_action for golden in loose):.1g} half widths of the actuators' range."
+            )
+        return remarks
 
 
 def validate(folder: Path, runtime: Runtime, *, run: Path | None, episodes: int, seed: int | None = None) -> Validation:
@@ -61,20 +103,26 @@ def validate(folder: Path, runtime: Runtime, *, run: Path | None, episodes: int,
         BundleError: the bundle is damaged, or the run has gone on since.
         CheckpointError: the run cannot be read.
     """
-    controller = Controller.load(folder, runtime, on_fault="raise")
-    agent, step = matching_agent(controller.bundle, run)
+    described = read(folder)
+    golden = golden_plans(described, runtime)
+    planner = _Watched(probe.load(described.file(PLANNER), runtime))
+    controller = Controller(described, {PLANNER: planner}, on_fault="raise")
+    agent, step = matching_agent(described, run)
     seed = agent.config.seed + EVALUATION_STREAM if seed is None else seed
-    witness = _Witness(agent, controller, seed)
+    witness = _Witness(agent, controller, planner, seed)
     returns = [_episode(controller, witness, agent, episode_seed(seed, 0, number)) for number in range(episodes)]
     alone = evaluate(agent, step=step, episodes=episodes, seed=seed)
+    exact = controller.precision == "fp32"
+    compared = witness.parity() if exact else None
     return Validation(
         precision=controller.precision,
         bundle_returns=tuple(returns),
         torch_returns=alone.returns,
         decisions=controller.counters.decisions,
-        max_action_difference=witness.largest,
-        undecided=witness.undecided,
-        golden_deviation=golden_deviation(controller.bundle, runtime),
+        max_action_difference=witness.largest if compared is None else compared.mean,
+        parity=compared,
+        regret=None if exact else regret(witness.original, witness.losses),
+        golden=tuple(golden),
     )
 
 
@@ -102,50 +150,70 @@ def planner_config(described: Bundle) -> PlannerConfig:
     return dataclasses.replace(config, horizon_schedule=Linear(horizon, horizon, 0), std=Linear(std, std, 0))
 
 
+class _Watched:
+    """A planner's graph that keeps what it was given last, and what it made of it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.shapes, self.outputs = graph.shapes, graph.outputs
+        self.precision, self.manifest = graph.precision, graph.manifest
+        self.given: Mapping[str, np.ndarray] = {}
+        self.made: Arrays = {}
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        self.given, self.made = inputs, self._graph(inputs)
+        return self.made
+
+
 class _Witness:
     """The agent, asked what it would do in the controller's place, on the same noise."""
 
-    def __init__(self, agent: Agent, controller: Controller, seed: int) -> None:
-        described = controller.bundle
-        planner = agent.config.planner
-        self.agent, self.controller = agent, controller
-        self.settings = Settings(planner, planner.std(0), agent.config.loss.discount)
-        self.noise: Arrays = {
-            name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()
-        } or _baked(described)
-        self.drawn = described.noise_shapes
-        self.random = np.random.default_rng(seed)
-        self.largest, self.undecided = 0.0, 0
+    def __init__(self, agent: Agent, controller: Controller, planner: _Watched, seed: int) -> None:
+        config, described = agent.config, controller.bundle
+        settings = Settings(config.planner, config.planner.std(0), config.loss.discount)
+        self.original = Original(agent.model, settings, agent.spec)
+        self.controller, self.planner = controller, planner
+        self.exact = controller.precision == "fp32"
+        self.baked = {} if described.noise_shapes else _baked(described)
+        self.other = torch.Generator().manual_seed(seed + 1)
+        self.found: list[Difference] = []
+        self.losses: list[Loss] = []
+        self.first: list[Inputs] = []
+        """Of the decisions that tell the scale of values."""
+        self.largest = 0.0
         controller.reset(seed=seed)
 
     def act(self, observation: Any) -> np.ndarray:
-        """The controller's action; the agent's is compared with it."""
-        before = self.controller.plan
+        """The controller's action; its plan is compared with the agent's."""
         action = self.controller.act(observation)
-        planned = self.controller.plan
-        assert planned is not None
-        previous = torch.from_numpy(np.zeros_like(planned) if before is None else before)
-        self._compare(self._flat(observation), previous, torch.from_numpy(planned))
+        inputs, made = self._inputs(), probe.trace(self.planner.made)
+        own = self._own(*inputs)
+        if self.exact:
+            self.found.append(difference(self.original, inputs, made, own))
+        else:
+            self.losses.append(loss(self.original, inputs, made.mean, own, self.other))
+        self.largest = max(self.largest, (made.mean[0] - own[0]).abs().max().item())
+        if len(self.first) < SCALED:
+            self.first.append(inputs)
         return action
 
-    @torch.no_grad()
-    def _compare(self, observation: Tensor, previous: Tensor, planned: Tensor) -> None:
-        if self.drawn:
-            draw_noise(self.random, self.noise)
-        noise = PlanNoise(torch.tensor(self.noise["noise_samples"]), torch.tensor(self.noise["noise_policy"]))
-        model, settings = self.agent.model, self.settings
-        batched = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
-        expected = plan(model, settings, model.encode(observation[None]), previous[:, None], batched)
-        difference = (planned[0] - expected.mean[0, 0]).abs().max().item()
-        exact = self.controller.precision == "fp32"
-        if exact and difference > TOLERANCE and not is_decided(model, settings, observation, previous, noise):
-            self.undecided += 1
-        else:
-            self.largest = max(self.largest, difference)
+    def parity(self) -> Parity:
+        """All decisions together."""
+        observations, _, noise = zip(*self.first, strict=True)
+        samples = torch.stack([each.samples[0] for each in noise], dim=1)
+        return parity(self.original, self.found, value_scale(self.original, torch.stack(observations), samples))
 
-    def _flat(self, observation: Any) -> Tensor:
-        sensed = sense(observation, self.controller.bundle.sensors)
-        return torch.from_numpy(np.concatenate([reading.ravel() for reading in sensed.values()]))
+    def _inputs(self) -> Inputs:
+        given = {
+            name: torch.from_numpy(np.array(value)) for name, value in {**self.planner.given, **self.baked}.items()
+        }
+        sensed = torch.cat([given[sensor.input].ravel() for sensor in self.controller.bundle.sensors])
+        return sensed, given["previous_mean"], PlanNoise(given["noise_samples"], given["noise_policy"])
+
+    @torch.no_grad()
+    def _own(self, observation: Tensor, previous: Tensor, noise: PlanNoise) -> Tensor:
+        batched = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
+        return plan(self.original, observation[None], previous[:, None], batched).mean[:, 0]
 
 
 def _baked(described: Bundle) -> Arrays:

@@ -31,6 +31,7 @@ from compression.records import EVENTS, IMPORTANCE, read
 from compression.report import Picture, page
 from compression.shrink import load_training_state, shrink, training_state
 from compression.subject import Judgement
+from scripts import ranges
 from scripts.suite import write_table
 from tdmpc import runs
 from tdmpc.config import ConfigError, Widths, to_json
@@ -336,10 +337,11 @@ def main(arguments: list[str]) -> int:
 
 def _check(args: AutoencoderArgs, pixels: int) -> None:
     """Refuse what cannot work before the first training; raises ConfigError or PruneError."""
-    counts = {"--steps": args.steps, "--batch-size": args.batch_size, "--threads": args.threads}
+    ranges.check(
+        args, ConfigError, positive=["steps", "batch_size", "threads", "learning_rate"], not_negative=["seeds"]
+    )
     lengths = {"--criteria": len(args.criteria), "--targets": len(args.targets), "--seeds": len(args.seeds)}
-    problems = [f"{flag} must be positive, got {value}" for flag, value in counts.items() if value < 1]
-    problems += [f"{flag} needs at least one" for flag, length in lengths.items() if not length]
+    problems = [f"{flag} needs at least one" for flag, length in lengths.items() if not length]
     if problems:
         raise ConfigError("; ".join(problems))
     groups = Autoencoder(args.shape, pixels).groups

@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from scripts import ranges
 from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
 from scripts.bench_pruning import PruningBench, pruned
 from tdmpc import runs
@@ -202,6 +203,7 @@ def synthetic_batch(config: TrainConfig) -> Batch:
 def main(arguments: list[str]) -> int:
     """Parse, measure, print."""
     args = tyro.cli(BenchArgs, args=arguments, prog="tdmpc bench")
+    ranges.check(args, ConfigError, positive=["rounds", "calls"], not_negative=["threads"])
     unknown = sorted(set(args.setting) - SETTINGS.keys())
     if unknown:
         raise ConfigError(f"there is no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import tyro
 
-from scripts import export, latency, report, train, validate
+from scripts import export, latency, ranges, report, train, validate
 from scripts.evaluate import show
 from tdmpc import runs
+from tdmpc.config import ConfigError
 from tdmpc.runs import RunError
 
 log = logging.getLogger("tdmpc")
@@ -39,6 +40,7 @@ class DemoArgs:
 def main(arguments: list[str]) -> int:
     """Train both side by side, then export, validate, time, report."""
     args = tyro.cli(DemoArgs, args=arguments, prog="tdmpc demo")
+    ranges.check(args, ConfigError, not_negative=["seed", "threads"])
     folder = args.run_dir if not args.run_dir.exists() else runs.unused(args.run_dir.parent, args.run_dir.name)
     dense = runs.unused(folder.parent, f"{folder.name}-dense")
     threads = args.threads or max(len(os.sched_getaffinity(0)) // 2, 1)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from scripts import ranges
 from tdmpc import runs
-from tdmpc.config import ConfigError
+from tdmpc.config import ConfigError, check_delay
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
 from tdmpc.trainer import load_agent
 from tdmpc.video import write_video
@@ -30,6 +31,8 @@ class EvaluateArgs:
     ``prior`` plays with the policy network alone."""
     seed: int | None = None
     """Of episodes and planner noise; the run's evaluation seed when not given."""
+    delay: tuple[int, ...] | None = None
+    """Decisions after which an action is applied, or the least and the largest; the run's own when not given."""
     video: bool = False
     """Film the first episode into the run folder."""
     json: bool = False
@@ -44,12 +47,12 @@ class EvaluateArgs:
 def main(arguments: list[str]) -> int:
     """Parse, play, print."""
     args = tyro.cli(EvaluateArgs, args=arguments, prog="tdmpc evaluate")
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1, got {args.episodes}")
+    ranges.check(args, ConfigError, positive=["episodes"], not_negative=["seed", "threads"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    precision = {} if args.precision is None else {"precision": args.precision}
-    agent, meta = load_agent(args.run, device=args.device, compile=False, **precision)
+    given = {name: value for name in ("delay", "precision") if (value := getattr(args, name)) is not None}
+    agent, meta = load_agent(args.run, device=args.device, compile=False, **given)
+    check_delay(agent.config, agent.spec)
     seed = agent.config.seed + EVALUATION_STREAM if args.seed is None else args.seed
     result = evaluate(
         agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy=args.policy, record=args.video

@@ -11,6 +11,8 @@ from tyro.conf import Positional
 
 from deploy.export import export
 from deploy.subject import ExportConfig
+from scripts import ranges
+from tdmpc.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ExportArgs:
 def main(arguments: list[str]) -> int:
     """Parse, export, tell what was compared."""
     args = tyro.cli(ExportArgs, args=arguments, prog="tdmpc export")
+    ranges.check(args.config, ConfigError, positive=["opset"], not_negative=["seed"])
     _show(export(args.run, args.out, args.config), args.out)
     return 0
 
@@ -39,7 +42,9 @@ def _show(manifest: dict[str, Any], out: Path) -> None:
     table.add_row("bytes", f"{sum(file['bytes'] for file in manifest['files'].values()):,}")
     table.add_row("plans compared with the agent", str(found["plans"]))
     table.add_row("largest difference of a plan", f"{found['mean']:.1e}")
-    table.add_row("plans that rounding decides", str(found["undecided"]))
+    table.add_row("largest difference of a value", f"{found['values']:.1e}")
+    table.add_row("plans in which elites tie", str(found["ties"]))
+    table.add_row("lost, of what planning gains", f"{found['regret']:.1e} of {found['gain']:.3g}")
     if loss is not None:
         table.add_row("lost by eight bits, of a plan's value", f"{loss['mean']:.3g} of {loss['value']:.3g}")
         table.add_row("changed by another seed of the noise", f"{loss['other_noise']:.3g}")

@@ -26,6 +26,7 @@ from deploy.latency import (
     row,
     single_stream,
 )
+from scripts import ranges
 
 Precision = Literal["float32", "bfloat16"]
 TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
@@ -100,12 +101,12 @@ def main(arguments: list[str]) -> int:
 def _check(args: LatencyArgs) -> None:
     if not (args.bundles or args.torch):
         raise BundleError("which bundle? For example: tdmpc latency bundles/cartpole --period-ms 80")
-    positive = {"--threads": args.threads, "--calls": args.calls, "--periods": args.periods}
-    positive |= {"--torch-horizon": args.torch_horizon}
-    positive |= {"--period-ms": args.period_ms, "--deadline-ms": args.deadline_ms}
-    for flag, value in positive.items():
-        if value is not None and value <= 0:
-            raise BundleError(f"{flag} must be positive, got {value}")
+    ranges.check(
+        args,
+        BundleError,
+        positive=("threads", "calls", "periods", "torch_horizon", "period_ms", "deadline_ms"),
+        not_negative=("seconds", "cores"),
+    )
 
 
 def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:

@@ -10,7 +10,8 @@ import tyro
 from tyro.conf import Positional
 
 import deploy
-from deploy.bundle import BundleError
+from deploy.bundle import BundleError, read
+from scripts import ranges
 
 SOURCES = Path(deploy.__file__).parent / "native"
 PROGRAM = "tdmpc_controller"
@@ -75,6 +76,10 @@ def _build(command: Build) -> int:
 
 
 def _run(command: Run) -> int:
+    ranges.check(
+        command, BundleError, positive=["threads", "calls", "periods"], not_negative=["seconds", "period_ms", "cores"]
+    )
+    read(command.bundle)
     program = command.build_dir / PROGRAM
     if not program.exists():
         raise BundleError(f"there is no {program}; make it first by: tdmpc native build")

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scripts import ranges
 from scripts.experiments import plan
 from scripts.experiments.plan import Run, Suite
 from tdmpc import runs
@@ -91,6 +92,7 @@ class Progression:
 def main(arguments: list[str]) -> int:
     """Parse, run everything, summarise; 1 where a run failed."""
     args = tyro.cli(SuiteArgs, args=arguments, prog="tdmpc suite")
+    ranges.check(args, ConfigError, not_negative=["workers"])
     suite = plan.read(args.spec)
     every = plan.runs_of(suite)
     chosen = _chosen(every, args.only)

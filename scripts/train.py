@@ -19,7 +19,7 @@ from compression.tdmpc_groups import AgentPruner, agent_groups
 from scripts.report import write_report
 from tdmpc import checkpoint, runs
 from tdmpc.agent import device
-from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, to_json
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, check_delay, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
 from tdmpc.envs import describe
@@ -97,6 +97,7 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
         spec = describe(asked.env, terminates=asked.terminates, **options)
         args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
+        check_delay(args.config, spec)
     check(args.config)
     device(args.config.device)
     return args, spec

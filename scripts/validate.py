@@ -11,8 +11,8 @@ import tyro
 from tyro.conf import Positional
 
 from deploy.backends import BackendName, Runtime
-from deploy.parity import TOLERANCE
-from deploy.validation import validate
+from deploy.validation import Validation, validate
+from scripts import ranges
 from scripts.evaluate import show
 from tdmpc.config import ConfigError
 
@@ -37,14 +37,15 @@ class ValidateArgs:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, play, print; status 1 where the bundle decides otherwise than its agent."""
+    """Parse, play, print; status 1 where the bundle does not plan as its agent."""
     args = tyro.cli(ValidateArgs, args=arguments, prog="tdmpc validate")
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1, got {args.episodes}")
+    ranges.check(args, ConfigError, positive=["episodes", "threads"], not_negative=["seed"])
     torch.set_num_threads(args.threads)
     runtime = Runtime(backend=args.backend, threads=args.threads, precision=args.precision)
     found = validate(args.bundle, runtime, run=args.run, episodes=args.episodes, seed=args.seed)
+    failures, remarks = found.failures(), found.remarks()
     summary = {
+        "result": "failed" if failures else "passed",
         "bundle": str(args.bundle),
         "backend": args.backend,
         "precision": found.precision,
@@ -55,12 +56,22 @@ def main(arguments: list[str]) -> int:
         "torch_return_std": float(np.std(found.torch_returns)),
         "decisions": found.decisions,
         "max_action_difference": found.max_action_difference,
-        "undecided": found.undecided,
         "golden_deviation": found.golden_deviation,
+        **_judged(found),
     }
     if args.json:
-        print(json.dumps(summary))
+        print(json.dumps({**summary, "failures": failures, "remarks": remarks}))
     else:
         show(summary, title=str(args.bundle))
-    differs = found.precision == "fp32" and found.max_action_difference > TOLERANCE
-    return 1 if differs else 0
+        print(*(f"Failed: {failure}." for failure in failures), *remarks, sep="\n")
+    return 1 if failures else 0
+
+
+def _judged(found: Validation) -> dict[str, float]:
+    """What the plans are worth in the agent's own model, and in single precision how far its numbers are off."""
+    if found.parity is None:
+        assert found.regret is not None
+        return {"regret": found.regret.mean, "policy_regret": found.regret.policy, "value": found.regret.value}
+    compared = found.parity
+    differences = {"max_value_difference": compared.values, "ties": compared.ties}
+    return {**differences, "regret": compared.regret, "gain": compared.gain}

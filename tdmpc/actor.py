@@ -1,30 +1,49 @@
-"""The actor: plans with an agent in several environments, each with its own warm start."""
+"""The actor: decides with an agent in several environments, each with its own warm start and its own delay.
+
+With a delay of D decisions, the action decided at time t is applied at t + D. Until then others are applied that were
+decided before, and nobody can change them: they are *pending*. The actor lets the dynamics predict where they lead and
+begins its plan there. With D = 2:
+
+    time            t            t + 1        t + 2
+    applied         pending[0]   pending[1]   what is decided at t
+    latent          encoded      predicted    predicted: the plan begins here
+
+The model learns from what was applied, so it is that of the robot without delay.
+"""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tdmpc.agent import Agent, NonFiniteError, restore_generator
 from tdmpc.planner import Plan, draw_noise, mppi, shift
+from tdmpc.world_model import WorldModel
 
 
 class Actor:
-    """Plans for ``N`` lanes, each with its own warm start, from one stream of noise."""
+    """Decides for ``N`` lanes, from one stream of noise."""
 
     def __init__(self, agent: Agent, *, lanes: int, seed: int) -> None:
         self.agent = agent
         self.lanes = lanes
         self.generator = torch.Generator(agent.device).manual_seed(seed)
-        self.mean = torch.zeros(agent.config.planner.horizon, lanes, agent.spec.action_dim, device=agent.device)
+        longest, actions = max(agent.config.delay), (lanes, agent.spec.action_dim)
+        self.mean = torch.zeros(agent.config.planner.horizon, *actions, device=agent.device)
+        self.pending = torch.zeros(longest, *actions)
+        """``[D N A]``: what is to be applied now and in the next decisions; zeros before anything was decided."""
+        self.delays = torch.full((lanes,), longest)
 
     @torch.no_grad()
     def act(self, observations: Float[Tensor, "N O"], *, step: int, explore: bool) -> Float[Tensor, "N A"]:
-        """Actions in [-1, 1]: the plan's mean, or in training a random elite with exploration noise.
+        """Decide by planning: the plan's mean, or in training a random elite with exploration noise.
 
         Args:
             observations: in sensor units.
             step: agent step, for the schedules of horizon and deviation.
             explore: whether to explore.
+
+        Returns:
+            the actions to apply now, in [-1, 1]: what was decided as many decisions ago as the delay is.
 
         Raises:
             NonFiniteError: the plan is not finite.
@@ -33,11 +52,38 @@ class Actor:
         if not torch.isfinite(plan.value).all():
             raise NonFiniteError(f"the plan is not finite at agent step {step}")
         action = self._explore(plan) if explore else plan.mean[0]
-        return action.clamp(-1, 1).cpu()
+        return self.commit(action.clamp(-1, 1).cpu())
 
-    def forget(self, ended: Bool[Tensor, "N"]) -> None:
-        """Drop the warm start of lanes whose episode ended."""
-        self.mean[:, ended.to(self.mean.device)] = 0
+    @torch.no_grad()
+    def act_by_policy(self, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N A"]:
+        """Decide by the policy network alone; returns as ``act``."""
+        model = self.agent.planning_model()
+        return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float().cpu())
+
+    def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+        """Put what is decided behind what is pending, and take out what is due."""
+        queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
+        queue[self.delays, torch.arange(self.lanes)] = decided
+        self.pending = queue[1:]
+        return queue[0]
+
+    def reset(self, begun: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
+        """Begin episodes: without a warm start, nothing pending.
+
+        Args:
+            begun: the lanes whose episode begins.
+            delays: of all lanes, in decisions; those of other lanes are not looked at.
+        """
+        self.mean[:, begun.to(self.mean.device)] = 0
+        self.pending[:, begun] = 0
+        self.delays[begun] = delays[begun]
+
+    def _ahead(self, model: WorldModel, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N Z"]:
+        """The latent at which a decision of now is applied."""
+        latents = [model.encode(observations)]
+        for actions in self.pending.to(self.agent.device):
+            latents.append(model.next(latents[-1], actions))
+        return torch.stack(latents)[self.delays, torch.arange(self.lanes)]
 
     def _plan(self, observations: Tensor, step: int) -> Plan:
         agent, config = self.agent, self.agent.config.planner
@@ -48,7 +94,7 @@ class Actor:
         model = agent.planning_model()
         plan = mppi(
             model,
-            model.encode(observations),
+            self._ahead(model, observations),
             self.mean[:horizon],
             noise,
             config=config,
@@ -69,10 +115,13 @@ class Actor:
         return elite + plan.std[0] * noise
 
     def state(self) -> dict[str, Tensor]:
-        """Warm starts and noise stream."""
-        return {"mean": self.mean, "generator": self.generator.get_state()}
+        """Warm starts, noise stream, and what is pending."""
+        kept = {"mean": self.mean, "pending": self.pending, "delays": self.delays}
+        return {**kept, "generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
         self.mean = state["mean"].to(self.agent.device).clone()
+        if "pending" in state:  # runs of versions without delay have none
+            self.pending, self.delays = state["pending"].clone(), state["delays"].clone()
         restore_generator(self.generator, state["generator"])

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 from tyro.conf import Positional, arg
 
+from tdmpc.spec import EnvSpec
+
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -143,6 +145,9 @@ class TrainConfig:
     """Environment steps for each decision; the published value of the domain when not given."""
     max_episode_steps: Count | None = None
     """Environment steps after which an episode is cut; the environment's own time limit when not given."""
+    delay: Annotated[tuple[Whole, ...], Field(min_length=1, max_length=2)] = (0,)
+    """Decisions between an observation and the moment at which the action decided on it is applied. Two numbers are the
+    least and the largest: each episode has one between them."""
     terminates: bool | None = None
     """Whether episodes can end before their time limit; found out by random play when not given."""
     eval_every: Whole = 0
@@ -185,6 +190,18 @@ def check(config: TrainConfig) -> None:
         raise ConfigError("; ".join(problems))
 
 
+def check_delay(config: TrainConfig, spec: EnvSpec) -> None:
+    """Refuse a delay after which an episode is over.
+
+    Raises:
+        ConfigError: it is as long as an episode, or longer.
+    """
+    if spec.episode_steps is not None and max(config.delay) >= spec.episode_steps:
+        raise ConfigError(
+            f"--delay must be less than the {spec.episode_steps} decisions of an episode, got {max(config.delay)}"
+        )
+
+
 def _contradictions(config: TrainConfig) -> Iterator[str]:
     """What is wrong between settings that are possible each on its own."""
     planner, window = config.planner, config.loss.horizon
@@ -195,6 +212,8 @@ def _contradictions(config: TrainConfig) -> Iterator[str]:
             f"--replay.capacity must be at least {window * config.num_envs}, a window of --loss.horizon for each of "
             f"--num-envs, got {config.replay.capacity}"
         )
+    if list(config.delay) != sorted(config.delay):
+        yield f"--delay must be the least and then the largest, got {config.delay}"
     candidates = planner.samples + planner.policy_trajectories
     if planner.elites > candidates:
         yield f"--planner.elites must be at most the {candidates} candidates of a plan, got {planner.elites}"

@@ -16,7 +16,7 @@ from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.envs import make_env
 from tdmpc.guard import DIVERGED
-from tdmpc.lanes import episode_seed
+from tdmpc.lanes import episode_delay, episode_seed
 from tdmpc.spec import EnvSpec
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ def evaluate(
     with closing(make_env(agent.spec.id, render=record, **agent.spec.options)) as env:
         for episode in range(episodes):
             observation, _ = env.reset(seed=episode_seed(seed, 0, episode))
-            actor.forget(torch.ones(1, dtype=torch.bool))
+            delay = episode_delay(agent.config.delay, episode_seed(seed, 0, episode))
+            actor.reset(torch.ones(1, dtype=torch.bool), torch.tensor([delay]))
             total, length, ended = 0.0, 0, False
             while not ended:
                 started = time.perf_counter()
@@ -114,11 +115,7 @@ def frame_rate(spec: EnvSpec) -> float:
 
 
 def _decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Tensor:
-    if policy == "planner":
-        return actor.act(observation, step=step, explore=False)
-    model = actor.agent.planning_model()
-    with torch.no_grad():
-        return model.pi(model.encode(observation.to(actor.agent.device))).float().cpu()
+    return actor.act(observation, step=step, explore=False) if policy == "planner" else actor.act_by_policy(observation)
 
 
 def _picture(env: gym.Env) -> np.ndarray:

@@ -48,6 +48,11 @@ def episode_seed(seed: int, lane: int, episode: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(lane, episode)).generate_state(1)[0] & 0x7FFFFFFF)
 
 
+def episode_delay(delay: Sequence[int], seed: int) -> int:
+    """The delay of an episode that starts from a seed, in decisions: from the least to the largest."""
+    return int(np.random.default_rng(seed).integers(min(delay), max(delay) + 1))
+
+
 class _Uninformed(gym.Wrapper):
     """Drops of ``info`` what nobody reads: where the infos of lanes differ in shape, stacking them fails."""
 
@@ -87,6 +92,10 @@ class Environments:
         self._seed = seed
         self.num_envs = num_envs
         self.episodes = np.full(num_envs, -1)
+
+    def delays(self, delay: Sequence[int]) -> Int[np.ndarray, "N"]:
+        """The delay of the episode that runs in each lane, of a range of delays."""
+        return np.array([episode_delay(delay, seed) for seed in self._seeds()])
 
     def reset(self) -> Float32[np.ndarray, "N O"]:
         """Start episode 0 in every lane."""
@@ -152,13 +161,13 @@ class Environments:
         """Free the simulators."""
         self._lanes.close()
 
+    def _seeds(self) -> list[int]:
+        return [episode_seed(self._seed, lane, int(number)) for lane, number in enumerate(self.episodes)]
+
     def _start(self, lanes: Bool[np.ndarray, "N"]) -> None:
         if not lanes.any():
             return
-        seeds: list[int | None] = [
-            episode_seed(self._seed, lane, int(number)) for lane, number in enumerate(self.episodes)
-        ]
-        fresh, _ = self._lanes.reset(seed=seeds, options={"reset_mask": lanes})
+        fresh, _ = self._lanes.reset(seed=list(self._seeds()), options={"reset_mask": lanes})
         self._observations[lanes] = fresh[lanes]
         self._ended[lanes] = False
 

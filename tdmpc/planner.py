@@ -158,10 +158,25 @@ def improve(
     evaluate: Callable[..., Tensor] = imagine,
 ) -> Plan:
     """One iteration: sample plans, value them, move to the best; the arguments are those of ``mppi``."""
+    actions, values = candidates(model, z, mean, std, draws, proposals, discount=discount, evaluate=evaluate)
+    return refit(mean, actions, values, config=config, min_std=min_std)
+
+
+def candidates(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    mean: Float[Tensor, "H B A"],
+    std: Float[Tensor, "H B A"],
+    draws: Float[Tensor, "H B N A"],
+    proposals: Proposals,
+    *,
+    discount: float,
+    evaluate: Callable[..., Tensor] = imagine,
+) -> tuple[Float[Tensor, "H B M A"], Float[Tensor, "B M"]]:
+    """What an iteration chooses from, and its return in the model: the samples, then the policy's plans."""
     samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
     values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
-    actions = torch.cat([samples, proposals.actions], dim=2)
-    return refit(mean, actions, values, config=config, min_std=min_std)
+    return torch.cat([samples, proposals.actions], dim=2), values
 
 
 def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, config: PlannerConfig) -> Tensor:

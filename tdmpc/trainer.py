@@ -69,6 +69,7 @@ class Trainer:
         """Files of the run folder that hold the rows of the replay, as they were last saved or restored."""
         self.exploration = np.random.default_rng(config.seed + 3)
         self.observations = self.envs.reset()
+        self._reset_actor(np.ones(config.num_envs, dtype=bool))
         self.agent_steps = 0
         self.evaluated_at = 0
         self.episodes = 0
@@ -162,7 +163,8 @@ class Trainer:
     def _actions(self) -> np.ndarray:
         if self.agent_steps < self.config.random_steps:
             shape = (self.config.num_envs, self.spec.action_dim)
-            return self.exploration.uniform(-1, 1, shape).astype(np.float32)
+            random = self.exploration.uniform(-1, 1, shape).astype(np.float32)
+            return self.actor.commit(torch.from_numpy(random)).numpy()
         observations = torch.from_numpy(self.observations)
         try:
             return self.actor.act(observations, step=self.agent_steps, explore=True).numpy()
@@ -207,7 +209,11 @@ class Trainer:
         self.returns[ended], self.lengths[ended] = 0.0, 0
         with self._dumping():
             self.observations = self.envs.begin(ended)
-        self.actor.forget(torch.from_numpy(ended))
+        self._reset_actor(ended)
+
+    def _reset_actor(self, begun: np.ndarray) -> None:
+        """Tell the actor of episodes that begin, and with which delay."""
+        self.actor.reset(torch.from_numpy(begun), torch.from_numpy(self.envs.delays(self.config.delay)))
 
     def _row(self, lane: int) -> dict[str, Any]:
         planner = self.config.planner
@@ -400,7 +406,7 @@ class Trainer:
         self.returns[astray], self.lengths[astray] = 0.0, 0
         self.replay.cut(astray)
         self.observations = self.envs.begin(astray)
-        self.actor.forget(torch.from_numpy(astray))
+        self._reset_actor(astray)
         return f"{astray.sum()} running episode(s) could not be played again exactly and start anew"
 
 

@@ -1,6 +1,7 @@
 // A controller bundle: see docs/deployment.md for the format.
 #pragma once
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@ using Arrays = std::map<std::string, std::vector<float>>;
 
 struct GoldenPlan {
     Arrays inputs, outputs;
+    double action = 1e-4, value = INFINITY;  // how far rounding may move it: in half widths of the range, and in value
 };
 
 struct Bundle {
@@ -18,6 +20,7 @@ struct Bundle {
     Json manifest;
     std::vector<std::string> sensors;  // graph inputs
     std::vector<std::string> noise;    // graph inputs, none where it is baked in
+    std::map<std::string, size_t> sizes;  // of all graph inputs
     std::vector<float> low, high;      // of the actuators
     double macs = 0, bytes = 0;
 

@@ -14,12 +14,14 @@ class Graph {
 public:
     virtual ~Graph() = default;
     virtual std::vector<std::string> inputs() const = 0;
-    virtual std::vector<float>& input(const std::string& name) = 0;  // to be filled before a run; never resized
+    // To be filled before a run; never resized. Both throw std::runtime_error where there is no such name.
+    virtual std::vector<float>& input(const std::string& name) = 0;
     virtual void run() = 0;
     virtual const std::vector<float>& output(const std::string& name) const = 0;
     virtual std::string backend() const = 0;
     virtual std::string precision() const = 0;  // "fp32" or "bf16"
     virtual std::string version() const = 0;
+    virtual std::string manifest() const = 0;  // what the file says of itself, as JSON; empty where it says nothing
 };
 
 std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime);

@@ -2,10 +2,18 @@
 
 #include <algorithm>
 #include <map>
+#include <stdexcept>
 
 #include "graph.hpp"
 
 namespace {
+
+template <class Arrays>
+auto& known(Arrays& arrays, const std::string& name, const char* side) {
+    const auto found = arrays.find(name);
+    if (found == arrays.end()) throw std::runtime_error(std::string("planner.onnx has no ") + side + " '" + name + "'");
+    return found->second;
+}
 
 class OpenVinoGraph : public Graph {
 public:
@@ -15,6 +23,7 @@ public:
         const bool native = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
         reduced_ = native && runtime.reduced;
         const auto model = core.read_model(path);
+        if (model->has_rt_info("framework", "manifest")) manifest_ = model->get_rt_info<std::string>("framework", "manifest");
         auto compiled = core.compile_model(model, "CPU",
                                            ov::inference_num_threads(runtime.threads),
                                            ov::num_streams(1),
@@ -39,16 +48,18 @@ public:
     }
 
     std::vector<std::string> inputs() const override { return names_; }
-    std::vector<float>& input(const std::string& name) override { return inputs_.at(name); }
+    std::vector<float>& input(const std::string& name) override { return known(inputs_, name, "input"); }
     void run() override { request_.infer(); }
-    const std::vector<float>& output(const std::string& name) const override { return outputs_.at(name); }
+    const std::vector<float>& output(const std::string& name) const override { return known(outputs_, name, "output"); }
     std::string backend() const override { return "openvino"; }
     std::string precision() const override { return reduced_ ? "bf16" : "fp32"; }
     std::string version() const override { return ov::get_openvino_version().buildNumber; }
+    std::string manifest() const override { return manifest_; }
 
 private:
     std::map<std::string, std::vector<float>> inputs_, outputs_;  // the runtime reads and writes these in place
     std::vector<std::string> names_;
+    std::string manifest_;
     ov::InferRequest request_;
     bool reduced_ = false;
 };

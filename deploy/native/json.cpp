@@ -133,10 +133,26 @@ const std::vector<std::pair<std::string, Json>>& Json::members() const {
     return known(kind_ == Kind::object, members_, "an object");
 }
 
-const Json& Json::at(const std::string& name) const {
+const Json* Json::find(const std::string& name) const {
     for (const auto& [key, value] : members())
-        if (key == name) return value;
+        if (key == name) return &value;
+    return nullptr;
+}
+
+const Json& Json::at(const std::string& name) const {
+    if (const Json* found = find(name)) return *found;
     throw std::runtime_error("there is no '" + name + "'");
+}
+
+bool Json::operator==(const Json& other) const {
+    const bool numbers = number_ == other.number_ || (std::isnan(number_) && std::isnan(other.number_));
+    if (kind_ != other.kind_ || !numbers || text_ != other.text_ || !(items_ == other.items_)) return false;
+    if (members_.size() != other.members_.size()) return false;
+    for (const auto& [name, value] : members_) {
+        const Json* same = other.find(name);
+        if (same == nullptr || !(value == *same)) return false;
+    }
+    return true;
 }
 
 namespace {

@@ -17,6 +17,8 @@ public:
     // Members in the order of the file, which is that of the arrays in a golden file.
     const std::vector<std::pair<std::string, Json>>& members() const;
     const Json& at(const std::string& name) const;
+    const Json* find(const std::string& name) const;  // null where there is no such member
+    bool operator==(const Json& other) const;         // whatever the order of members
 
 private:
     enum class Kind { null, boolean, number, text, list, object };

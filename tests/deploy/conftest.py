@@ -26,6 +26,7 @@ from tdmpc.envs import describe
 from tdmpc.metrics import JsonlSink
 from tdmpc.presets import PresetName, preset
 from tdmpc.trainer import Trainer
+from tdmpc.world_model import WorldModel
 from tests.tdmpc.conftest import Toy
 
 HORIZON, ITERATIONS, ACTIONS = 3, 2, 2
@@ -40,7 +41,7 @@ MANIFEST: dict[str, Any] = {
         {"name": "body/height", "input": "observation/body/height", "shape": []},
     ],
     "action": [{"name": "action", "shape": [ACTIONS], "low": LOW, "high": HIGH}],
-    "planner": {"horizon": HORIZON, "iterations": ITERATIONS},
+    "planner": {"horizon": HORIZON, "iterations": ITERATIONS, "min_std": 0.05, "discount": 0.99},
     "noise": {
         "kind": "input",
         "inputs": {"noise_policy": [HORIZON, 1, ACTIONS], "noise_samples": [ITERATIONS, HORIZON, 4, ACTIONS]},
@@ -48,8 +49,18 @@ MANIFEST: dict[str, Any] = {
     "precision": "fp32",
     "macs": {"dynamics": 600, "reward": 400},
     "widths": {},
-    "training": {"return_mean": 7.0},
-    "golden": {"plans": 0, "inputs": {}, "outputs": {}},
+    "training": {"run": "runs/toy", "agent_steps": 40, "return_mean": 7.0},
+    "golden": {
+        "plans": 1,
+        "inputs": {
+            "observation/joint": [2],
+            "observation/body/height": [],
+            "previous_mean": [HORIZON, ACTIONS],
+            "noise_policy": [HORIZON, 1, ACTIONS],
+            "noise_samples": [ITERATIONS, HORIZON, 4, ACTIONS],
+        },
+        "outputs": {"action": [ACTIONS], "new_mean": [HORIZON, ACTIONS], "value": []},
+    },
     "files": {},
 }
 
@@ -58,7 +69,9 @@ class Scripted:
     """A graph that answers what a test says, and keeps what it was given."""
 
     precision = "fp32"
+    manifest = None
     shapes: Mapping[str, tuple[int, ...]] = {}
+    outputs: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, answer: Callable[[dict[str, np.ndarray]], dict[str, Any]]) -> None:
         self.answer = answer
@@ -174,7 +187,7 @@ def register_robots() -> Iterator[None]:
     gym.registry.update(known)
 
 
-def train(case: Case, folder: Path) -> Path:
+def train(case: Case, folder: Path, teach: Callable[[WorldModel], object] = lambda model: None) -> Path:
     """A run that has acted at random; its weights are no longer those of the start, where all values are zero."""
     spec = describe(case.env, terminates=case.terminates)
     config = preset(case.preset, spec)
@@ -196,6 +209,7 @@ def train(case: Case, folder: Path) -> Path:
         with torch.no_grad():
             for parameter in trainer.agent.model.parameters():
                 parameter += 0.2 * torch.randn_like(parameter)
+            teach(trainer.agent.model)
         trainer.save()
         trainer.envs.close()
     return folder

@@ -1,21 +1,27 @@
 """Laws of reading a bundle: what is damaged, foreign or from the future is refused in one sentence that helps."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import hypothesis.strategies as st
+import onnx
 import pytest
+from hypothesis import given
 from packaging.requirements import Requirement
 
 from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import Bundle, BundleError
-from deploy.controller import Controller
+from deploy.controller import Controller, golden_plans
 from tests.deploy.conftest import MANIFEST, Exported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +62,34 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, content: str 
         Controller.load(tmp_path)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=3), parts, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data(), junk=JSON | st.just(KeyError))
+def test_any_damage_is_one_error(data: st.DataObject, junk: Any) -> None:
+    """Whatever stands in place of any part of a manifest, or if it is missing, reading it succeeds or is one error."""
+    manifest: Any = json.loads(json.dumps(MANIFEST))
+    part, keys = manifest, []
+    while isinstance(part, dict | list) and part and (not keys or data.draw(st.booleans())):
+        keys.append((part, data.draw(st.sampled_from(list(part) if isinstance(part, dict) else range(len(part))))))
+        part = part[keys[-1][1]]
+    whole, key = keys[-1]
+    if junk is KeyError:
+        del whole[key]
+    else:
+        whole[key] = junk
+    with TemporaryDirectory() as folder:
+        (Path(folder) / bundle.MANIFEST).write_text(json.dumps(manifest))
+        with suppress(BundleError):
+            described = bundle.read(folder)
+            assert described.macs >= 0 and described.model_id and described.golden_tolerances
+            assert described.control_period_ms is None or described.control_period_ms > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [bundle.PLANNER, bundle.START, bundle.REFINE, bundle.POLICY, bundle.GOLDEN])
 def test_a_changed_file_is_refused(copied: Path, name: str) -> None:
@@ -74,6 +108,27 @@ def test_a_missing_file_is_refused(copied: Path) -> None:
     (copied / bundle.PLANNER).unlink()
     with pytest.raises(BundleError, match=r"planner.onnx cannot be read .*copy the whole bundle again"):
         Controller.load(copied)
+
+
+@pytest.mark.slow
+def test_a_bundle_of_before_is_read(copied: Path) -> None:
+    """A bundle without tolerances of its golden plans is held against those of single precision."""
+    for path in copied.glob("*.onnx"):
+        graph = onnx.load(path)
+        (metadata,) = graph.metadata_props
+        stated = json.loads(metadata.value)
+        del stated["golden"]["tolerance"]
+        metadata.value = json.dumps(stated)
+        onnx.save(graph, path)
+
+    def older(manifest: dict[str, Any]) -> None:
+        del manifest["golden"]["tolerance"]
+        for name, file in manifest["files"].items():
+            file["sha256"] = bundle.sha256(copied / name)
+
+    rewrite(copied, older)
+    plans = golden_plans(Controller.load(copied).bundle, Runtime())
+    assert all(plan.holds and (plan.allowed_action, plan.allowed_value) == (1e-4, math.inf) for plan in plans)
 
 
 @pytest.mark.slow

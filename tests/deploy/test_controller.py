@@ -1,19 +1,24 @@
 """Laws of the controller: what it feeds its planner, and that nothing but safe actions leaves it."""
 
 import gc
+import json
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from deploy.bundle import actuate
+from deploy import bundle
+from deploy.bundle import Bundle, actuate
 from deploy.controller import Controller
 from deploy.sensing import ControlFault, Fault
-from tests.deploy.conftest import HIGH, LOW, PLAN, Scripted, planned
+from tests.deploy.conftest import HIGH, LOW, MANIFEST, PLAN, Scripted, planned
 
 Make = Callable[..., tuple[Controller, Scripted]]
 ZERO = np.array([0.0, 0.5])
@@ -30,6 +35,8 @@ BAD: dict[str, tuple[Any, Fault]] = {
     "missing": ({"joint": [0, 0]}, Fault.SHAPE),
     "not nested": ({"joint": [0, 0], "body": 1}, Fault.SHAPE),
     "nothing": (None, Fault.SHAPE),
+    "an integer beyond all numbers": ({"joint": [0, 10**400], "body": {"height": 1}}, Fault.SHAPE),
+    "a complex number": ({"joint": np.array([1, 2j]), "body": {"height": 1}}, Fault.SHAPE),
 }
 
 
@@ -109,6 +116,70 @@ def test_raising_is_a_policy(control: Make, observation: dict[str, Any]) -> None
         controller.act({"joint": [0], "body": {"height": 1}})
     assert error.value.fault is Fault.SHAPE and controller.counters.faults[Fault.SHAPE] == 1
     assert controller.act(observation).tolist() == [2.0, 1.0]
+
+
+class Failing:
+    """An object that is no reading, and says so as it likes."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise self.error
+
+    def __getitem__(self, _: object) -> object:
+        raise self.error
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.integers(min_value=10**39, max_value=10**400)
+    | st.complex_numbers()
+    | st.text(max_size=3)
+    | st.binary(max_size=3)
+    | st.sampled_from([ValueError("v"), RuntimeError("r"), KeyError("k"), OSError("o"), ZeroDivisionError()]).map(
+        Failing
+    )
+)
+KINDS = st.sampled_from(["f2", "f4", "f8", "i8", "u8", "c8", "c16", "?", "M8[s]", "m8[s]", "U2", "S2", "O"])
+JUNK = st.recursive(
+    SCALARS | arrays(KINDS, array_shapes(min_dims=0, max_dims=2, max_side=3)),
+    lambda parts: (
+        st.lists(parts, max_size=3)
+        | st.tuples(parts, parts)
+        | st.dictionaries(st.sampled_from(["joint", "body", "height", "0"]), parts, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("policy", ["hold", "zero", "prior", "raise"])
+@given(observations=st.lists(JUNK | st.fixed_dictionaries({"joint": JUNK, "body": JUNK}), min_size=1, max_size=4))
+def test_whatever_is_sensed_the_answer_is_safe(module_bundle: Bundle, policy: Any, observations: list[Any]) -> None:
+    """Any junk in place of an observation gives an action that is finite and within bounds, or a fault if so asked."""
+    graphs = {
+        bundle.PLANNER: Scripted(lambda _: planned()),
+        bundle.POLICY: Scripted(lambda _: {"action": [1.25, 1.75]}),
+    }
+    controller = Controller(module_bundle, graphs, on_fault=policy)
+    for observation in observations:
+        try:
+            action = controller.act(observation)
+        except ControlFault:
+            assert policy == "raise"
+        else:
+            assert action.dtype == np.float32 and np.isfinite(action).all()
+            assert (action >= LOW).all() and (action <= HIGH).all()
+
+
+@pytest.fixture(scope="module")
+def module_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / bundle.MANIFEST).write_text(json.dumps(MANIFEST))
+    return bundle.read(folder)
 
 
 def test_an_old_observation_is_a_fault(control: Make, observation: dict[str, Any]) -> None:

@@ -149,3 +149,10 @@ def test_an_event_leaves_the_timed_agent_whole() -> None:
     after = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
     timed.pruning.event()
     assert all(torch.equal(tensor, after[name]) for name, tensor in timed.agent.state().items())
+
+
+@pytest.mark.parametrize("option", ["--rounds=0", "--calls=0", "--threads=-3"])
+def test_numbers_out_of_range_are_one_line(fails: Callable[..., str], option: str) -> None:
+    """A number of rounds, calls or threads that nothing can be timed with is told in one line."""
+    name, _, value = option.partition("=")
+    assert f"{name} must be" in (told := fails("bench", option)) and told.endswith(value)

@@ -1,6 +1,7 @@
 """Laws of the commands around a bundle: what a run becomes, and what is printed of it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from deploy import bundle
+from deploy.bundle import BundleError
+from deploy.controller import Controller
 from scripts.main import main
 
 pytestmark = pytest.mark.slow
@@ -38,14 +41,15 @@ def test_what_was_compared_is_shown(trained: Path, tmp_path: Path, capsys: pytes
     """``tdmpc export`` shows sizes, plans compared and the largest difference; a narrower planner is an option."""
     assert main(["export", str(trained), "--out", str(tmp_path / "b"), "--iterations=1", "--noise=baked"]) == 0
     out = capsys.readouterr().out
-    assert "plans compared with the agent" in out and "largest difference of a plan" in out
+    assert "plans compared with the agent" in out and "largest difference of a plan" in out and "elites tie" in out
     assert bundle.read(tmp_path / "b").iterations == 1
 
 
 def test_validation_is_one_object(exported: Path, printed: Printed) -> None:
     """``tdmpc validate --json`` prints both returns and the largest difference of an action."""
     found = printed("validate", str(exported), "--episodes=2", "--json")
-    assert found.keys() >= {"bundle_return_mean", "torch_return_mean", "max_action_difference", "undecided"}
+    assert found.keys() >= {"bundle_return_mean", "torch_return_mean", "max_action_difference", "ties", "regret"}
+    assert (found["result"], found["failures"]) == ("passed", [])
     assert found["max_action_difference"] <= 1e-5 and found["episodes"] == 2
     assert found["bundle_return_mean"] == pytest.approx(found["torch_return_mean"], rel=0.5)
 
@@ -53,16 +57,17 @@ def test_validation_is_one_object(exported: Path, printed: Printed) -> None:
 def test_a_bundle_that_decides_otherwise_fails(
     exported: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a single-precision bundle differs from its agent, ``tdmpc validate`` says so by its status."""
-    monkeypatch.setattr("scripts.validate.TOLERANCE", -1.0)
-    assert printed("validate", str(exported), "--episodes=1", "--json", status=1)["precision"] == "fp32"
+    """Where a bundle differs from its agent, ``tdmpc validate`` says "failed", why, and exits with status 1."""
+    monkeypatch.setattr("deploy.parity.TOLERANCE", -1.0)
+    found = printed("validate", str(exported), "--episodes=1", "--json", status=1)
+    assert found["result"] == "failed" and "the mean after an iteration" in " ".join(found["failures"])
 
 
 def test_validation_for_the_eye(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without ``--json`` a table has the same figures, small differences included."""
     assert main(["validate", str(exported), "--episodes=1"]) == 0
     out = capsys.readouterr().out
-    assert "torch_return_mean" in out and "max_action_difference" in out
+    assert "torch_return_mean" in out and "max_action_difference" in out and "passed" in out
 
 
 QUICK = ("--calls=30", "--seconds=0.01", "--periods=10")
@@ -117,3 +122,62 @@ def test_bundles_that_cannot_be_used_are_one_line(
     assert "--period-ms must be positive, got 0" in fails("latency", str(exported), "--period-ms=0")
     assert "--episodes must be at least 1" in fails("validate", str(exported), "--episodes=0")
     assert "make it first by: tdmpc native build" in fails("native", "run", str(exported), "--build-dir", str(tmp_path))
+
+
+OUT_OF_RANGE = {
+    "validate": ["--threads=-3", "--threads=0", "--seed=-1"],
+    "latency": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--seconds=nan", "--cores=-1"],
+    "native run": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--period-ms=-1", "--cores=-1"],
+    "export": ["--opset=0", "--seed=-1", "--samples=0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(name, each) for name, group in OUT_OF_RANGE.items() for each in group]
+)
+def test_numbers_out_of_range_are_one_line(
+    fails: Callable[..., str], exported: Path, trained: Path, tmp_path: Path, command: str, option: str
+) -> None:
+    """A number that no command can work with is told in one line that names the option and the number."""
+    subject = [str(trained), f"--out={tmp_path / 'b'}"] if command == "export" else [str(exported)]
+    name, _, value = option.partition("=")
+    told = fails(*command.split(), *subject, option)
+    assert name in told and value in told and "must be" in told
+
+
+def test_an_opset_that_is_not_to_be_had_is_said(fails: Callable[..., str], trained: Path, tmp_path: Path) -> None:
+    """A version of ONNX's operators that PyTorch would silently replace by another one is refused."""
+    assert "--opset 3 is not to be had" in fails("export", str(trained), f"--out={tmp_path / 'b'}", "--opset=3")
+
+
+def without(part: str) -> Callable[[dict[str, Any]], object]:
+    return lambda manifest: manifest.pop(part)
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no files": (without("files"), "files is missing"),
+    "wrong files": (lambda manifest: manifest.update(files=["planner.onnx"]), "files must be an object"),
+    "no environment": (without("environment"), "environment is missing"),
+    "no macs": (without("macs"), "macs is missing"),
+    "a horizon of nothing": (lambda manifest: manifest["planner"].update(horizon=0), "planner.horizon must be"),
+    "another horizon": (lambda manifest: manifest["planner"].update(horizon=2), "'previous_mean' has shape (2, "),
+    "noise of no shape": (lambda manifest: manifest["noise"]["inputs"].update(noise_policy=3), "noise_policy must be"),
+    "no golden plans": (lambda manifest: manifest["golden"].update(plans=0), "golden.plans must be"),
+    "wider bounds": (lambda manifest: manifest["action"][0].update(high=[9.0]), "action[0].high[0] is 9.0, the graph"),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGED.values(), ids=DAMAGED)
+def test_a_manifest_that_is_not_the_bundles_is_one_line(
+    fails: Callable[..., str], exported: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    """Every command that reads a bundle refuses such a manifest in one line that names the part."""
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    damage(manifest)
+    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    for command in (("latency",), ("validate",), ("native", "run")):
+        assert says in fails(*command, str(folder))
+    with pytest.raises(BundleError) as error:
+        Controller.load(folder)
+    assert says in str(error.value)

@@ -92,11 +92,16 @@ def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
         ("train Pendulum-v1 --action-repeat=0", "--action-repeat must be at least 1, got 0"),
         ("train --resume=nowhere", "nowhere is no run folder"),
         ("evaluate nowhere", "nowhere holds no checkpoint"),
-        ("evaluate nowhere --episodes=0", "--episodes must be at least 1, got 0"),
+        ("evaluate nowhere --episodes=0", "--episodes must be positive, got 0"),
+        ("evaluate nowhere --seed=-1", "--seed must be 0 or more, got -1"),
+        ("evaluate nowhere --threads=-3", "--threads must be 0 or more, got -3"),
+        ("bench --rounds=0", "--rounds must be positive, got 0"),
         ("envs no-such-thing", "no environment matches 'no-such-thing'"),
         ("bench --setting gigantic", "there is no setting gigantic; there are reference, default"),
     ],
-    ids=str.split("none misspelt short discrete module steps repeat resume evaluate episodes envs bench"),
+    ids=str.split(
+        "none misspelt short discrete module steps repeat resume evaluate episodes seed threads rounds envs bench"
+    ),
 )
 def test_a_mistake_is_one_line(
     fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str

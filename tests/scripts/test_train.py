@@ -500,6 +500,15 @@ def test_resuming_takes_no_other_start(copied: Path, fails: Callable[..., str], 
     assert "leave out --run-dir and --preset" in fails("train", "--resume", str(copied), option)
 
 
+def test_a_delay_is_shorter_than_an_episode(trained: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A delay after which an episode is over is refused in training and in evaluation, before a folder is made."""
+    steps = str(runs.spec(trained).episode_steps)
+    says = f"--delay must be less than the {steps} decisions of an episode, got {steps}"
+    assert says in fails("train", TOY, *TINY, "--delay", steps, f"--run-dir={tmp_path / 'run'}")
+    assert says in fails("evaluate", str(trained), "--delay", "0", steps)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("device", "says"), [("abacus", "cannot be used"), ("meta", "holds no numbers")])
 def test_an_unknown_device_leaves_nothing(tmp_path: Path, fails: Callable[..., str], device: str, says: str) -> None:
     """A device that this machine lacks, or that cannot compute, is one error before a folder is made."""

@@ -24,11 +24,13 @@ class Spy:
     """Stands in for ``mppi``: notes what it is asked and answers with plans that are all ``value``."""
 
     def __init__(self) -> None:
+        self.latents: list[Tensor] = []
         self.means: list[Tensor] = []
         self.min_stds: list[float] = []
         self.value = 0.0
 
     def __call__(self, model: nn.Module, z: Tensor, mean: Tensor, noise: PlanNoise, **settings: Any) -> Plan:
+        self.latents.append(z)
         self.means.append(mean.clone())
         self.min_stds.append(settings["min_std"])
         horizon, lanes, width = mean.shape
@@ -119,10 +121,72 @@ def test_plans_start_from_the_one_before(make_agent: MakeAgent, spy: Spy) -> Non
     assert [mean[:, 1, 0].tolist() for mean in spy.means] == [[0, 0], [2, 0], [12, 0, 0], [22, 23, 0]]
 
 
-def test_forget_is_for_ended_lanes(make_agent: MakeAgent, spy: Spy) -> None:
-    """A lane whose episode ended plans from zero, the others go on from where they were."""
-    actor = Actor(make_agent(), lanes=3, seed=0)
+def test_reset_is_for_lanes_that_begin(make_agent: MakeAgent, spy: Spy) -> None:
+    """A lane whose episode begins plans from zero with nothing pending, the others go on from where they were."""
+    actor = Actor(make_agent(delay=(1,)), lanes=3, seed=0)
+    spy.value = -0.5
     actor.act(torch.zeros(3, 3), step=0, explore=False)
-    actor.forget(torch.tensor([False, True, False]))
+    actor.reset(torch.tensor([False, True, False]), torch.ones(3, dtype=torch.int64))
     actor.act(torch.zeros(3, 3), step=0, explore=False)
-    assert spy.means[1][:, :, 0].T.tolist() == [[2, 3, 0], [0, 0, 0], [2, 3, 0]]
+    assert spy.means[1][:, :, 0].T.tolist() == [[1.5, 2.5, 0], [0, 0, 0], [1.5, 2.5, 0]]
+
+
+# ------------------------------------------------------------------------------------------------------- delay
+
+
+def decided(actor: Actor, numbers: list[float], delays: list[int]) -> list[list[float]]:
+    """What is applied in each lane when these numbers are decided one after the other, from the start of an episode."""
+    actor.reset(torch.ones(actor.lanes, dtype=torch.bool), torch.tensor(delays))
+    applied = [actor.commit(torch.full((actor.lanes, 2), float(number))) for number in numbers]
+    return torch.stack(applied)[:, :, 0].T.tolist()
+
+
+def test_a_decision_is_applied_after_its_delay(make_agent: MakeAgent) -> None:
+    """Each lane applies what was decided as many decisions ago as its delay is, and before that nothing."""
+    actor = Actor(make_agent(delay=(0, 3)), lanes=3, seed=0)
+    assert decided(actor, [1, 2, 3, 4], [0, 1, 3]) == [[1, 2, 3, 4], [0, 1, 2, 3], [0, 0, 0, 1]]
+    assert decided(actor, [5, 6], [2, 0, 1]) == [[0, 0], [5, 6], [0, 5]]
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_acting_applies_what_was_decided_before(make_agent: MakeAgent, spy: Spy, planned: bool) -> None:
+    """With a delay of two, an actor returns what it decided two decisions before, by planning or by the policy."""
+    spy.value = -1.3  # its plans are -0.3, 0.7, 1.7
+
+    def acted(delay: int) -> list[Tensor]:
+        actor, observation = Actor(make_agent(delay=(delay,)), lanes=1, seed=0), torch.ones(1, 3)
+        if planned:
+            return [actor.act(observation, step=0, explore=False) for _ in range(3)]
+        return [actor.act_by_policy(observation) for _ in range(3)]
+
+    nothing = torch.zeros(1, 2)
+    first = acted(0)[0]
+    applied = acted(2)
+    assert identical(applied[:2], [nothing, nothing]) and not identical([first], [nothing])
+    assert not planned or identical(applied[2:], [first])
+
+
+def test_a_plan_begins_where_its_first_action_is_applied(
+    make_agent: MakeAgent, make_batch: MakeBatch, spy: Spy
+) -> None:
+    """Plans begin at the latent that the dynamics predict through what is pending, in each lane as far as its delay."""
+    agent = make_agent(delay=(0, 2))
+    live(agent, [make_batch()])
+    actor, observations = Actor(agent, lanes=3, seed=0), torch.randn(3, 3)
+    pending = torch.rand(2, 3, 2) - 0.5
+    actor.reset(torch.ones(3, dtype=torch.bool), torch.tensor([0, 1, 2]))
+    actor.pending = pending.clone()
+    actor.act(observations, step=0, explore=False)
+    with torch.no_grad():
+        now = agent.model.encode(observations)
+        soon = agent.model.next(now, pending[0])
+        later = agent.model.next(soon, pending[1])
+    torch.testing.assert_close(spy.latents[0], torch.stack([now[0], soon[1], later[2]]))
+
+
+def test_what_is_pending_survives(make_agent: MakeAgent) -> None:
+    """An actor that goes on from a saved state applies what was pending then."""
+    first, second = (Actor(make_agent(delay=(1, 2)), lanes=2, seed=seed) for seed in (0, 1))
+    decided(first, [1, 2], [1, 2])
+    second.load_state(copied(first.state()))
+    assert first.commit(torch.zeros(2, 2)).tolist() == second.commit(torch.zeros(2, 2)).tolist() == [[2, 2], [1, 1]]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,29 @@ def test_a_checkpoint_is_read_without_training_code(tmp_path: Path) -> None:
     trainer.run()
     _, meta = trainer.state()
     assert json.loads(json.dumps(meta)).keys() == checkpoint.load(tmp_path).meta.keys()
+
+
+def test_the_replay_has_what_was_applied(tmp_path: Path, register: Callable[..., str]) -> None:
+    """With a delay of two decisions, environment and replay get what was decided two decisions before, and nothing in
+    the first two decisions of an episode.
+    """
+    register()
+    trainer = open_run(tiny(TOY, delay=(2,), env_steps=40), tmp_path)
+    decided, applied, lengths = [], [], []
+    commit, step, reset = trainer.actor.commit, trainer.envs.step, trainer.actor.reset
+
+    def noted(numbers: torch.Tensor) -> torch.Tensor:
+        decided.append(float(numbers[0, 0]))
+        return commit(numbers)
+
+    trainer.actor.commit = noted
+    trainer.envs.step = lambda actions: applied.append(float(actions[0, 0])) or step(actions)
+    trainer.actor.reset = lambda *episode: lengths.append(len(decided)) or reset(*episode)
+    trainer.run()
+    episodes = list(pairwise([0, *lengths]))
+    assert len(episodes) == 4
+    for start, end in episodes:
+        assert applied[start:end] == [0.0, 0.0, *decided[start : end - 2]]
+    state = trainer.replay.state()
+    stored = state["rows"][state["is_transition"], trainer.spec.observation_dim]
+    assert stored.tolist() == pytest.approx(applied) and len(applied) == 40

@@ -73,6 +73,7 @@ RUNS = {
     "terminations": tiny("InvertedPendulum-v5"),
     "terminations in three lanes": tiny("InvertedPendulum-v5", num_envs=3, env_steps=120, updates_per_step=0.5),
     "a full replay": tiny("InvertedPendulum-v5", num_envs=2, replay=ReplayConfig(capacity=40)),
+    "a delay for each episode": tiny("InvertedPendulum-v5", num_envs=3, env_steps=120, delay=(0, 3)),
     "dm_control": tiny(CARTPOLE, env_steps=8 * 140, random_steps=110),
     "bfloat16": tiny("Pendulum-v1", env_steps=40, precision="bfloat16"),
 }

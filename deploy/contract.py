@@ -1,0 +1,71 @@
+"""The graphs of a bundle, held against its manifest: what it says of them is what they are."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from deploy import backends, bundle
+from deploy.backends import Graph, Runtime
+from deploy.bundle import Bundle, BundleError, Shapes
+
+UNSAID = "files"
+"""The part of a manifest that no graph carries: it holds their hashes."""
+
+
+def load(described: Bundle, name: str, runtime: Runtime) -> Graph:
+    """Load one of a bundle's graphs.
+
+    Raises:
+        BundleError: the file is damaged, or the manifest describes another graph.
+        ImportError: the backend is not installed.
+    """
+    graph = backends.load(described.file(name), runtime)
+    check(described, name, graph)
+    return graph
+
+
+def check(described: Bundle, name: str, graph: Graph) -> None:
+    """Hold a graph's inputs, outputs and own copy of the manifest against the manifest.
+
+    Raises:
+        BundleError: they differ; the message names the part.
+    """
+    taken, given = described.interface(name)
+    _compare(described, name, "input", taken, graph.shapes, whole=name != bundle.REFINE)
+    _compare(described, name, "output", given, graph.outputs, whole=False)
+    if graph.manifest is not None:
+        stated = {part: value for part, value in described.manifest.items() if part != UNSAID}
+        if place := _difference(stated, json.loads(graph.manifest)):
+            raise BundleError(
+                f"{described.folder / bundle.MANIFEST} is not the one of {name}: {place}. Copy the bundle again, or "
+                "export it again: what a manifest says of a graph cannot be changed by hand"
+            )
+
+
+def _compare(
+    described: Bundle, name: str, side: str, said: Shapes, found: Mapping[str, tuple[int, ...]], *, whole: bool
+) -> None:
+    names = [*said, *(found if whole else ())]
+    for port in names:
+        if said.get(port) != found.get(port):
+            shapes = [f"of shape {list(s[port])}" if port in s else "missing" for s in (said, found)]
+            raise BundleError(
+                f"{described.folder / bundle.MANIFEST} does not fit {name}: {side} {port!r} is {shapes[0]} in the "
+                f"manifest and {shapes[1]} in the graph. Copy the bundle again, or export it again"
+            )
+
+
+def _difference(said: Any, carried: Any, place: str = "") -> str | None:
+    """The first place where the two differ, with what each has there."""
+    if type(said) is type(carried) and isinstance(said, dict | list):
+        pairs = _items(said), _items(carried)
+        for key in [*pairs[0], *pairs[1]]:
+            inside = f"{place}[{key}]" if isinstance(key, int) else f"{place}.{key}".lstrip(".")
+            if found := _difference(pairs[0].get(key), pairs[1].get(key), inside):
+                return found
+        return None
+    return None if said == carried or said != said else f"it says {place} is {said!r}, the graph has {carried!r}"
+
+
+def _items(value: dict[str, Any] | list[Any]) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else dict(enumerate(value))
