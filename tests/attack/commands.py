@@ -175,8 +175,9 @@ def refused(words: list[str], folder: Path) -> Iterator[str]:
     here = furnish(folder / "here")
     before = names_and_files(here)
     command = processes.start(words, folder, before=processes.draw_nothing)
-    command.process.join(PATIENCE)
-    is_long = any(HUGE in word for word in words) or "decisions/s" in (folder / "err").read_text(errors="replace")
+    is_long = not command.ends_within(PATIENCE) and (
+        any(HUGE in word for word in words) or "decisions/s" in (folder / "err").read_text(errors="replace")
+    )
     ended = command.wait(0 if is_long else processes.HANGS)
     shown = "tdmpc " + " ".join(word if len(word) < 80 else word[:20] + "..." for word in words[:1] + words[-6:])
     if not (ended.status is None and is_long):

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +42,23 @@ class Command(NamedTuple):
 
     def wait(self, seconds: float = HANGS) -> Ended:
         """Its end, or None for a status and SIGKILL when the time is over."""
-        self.process.join(seconds)
-        status = self.process.exitcode
+        status = self.process.exitcode if self.ends_within(seconds) else None
         if status is None:
             self.kill()
         texts = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
         return Ended(status, *texts)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for its end, at most so long; while somebody has it pause, no time goes by."""
+        while self.process.exitcode is None and seconds > 0:
+            self.process.join(min(seconds, 0.5))
+            seconds -= 0 if self.is_stopped() else 0.5
+        return self.process.exitcode is not None
+
+    def is_stopped(self) -> bool:
+        """Whether somebody has it pause, where the system tells."""
+        told = Path(f"/proc/{self.process.pid}/stat")
+        return told.exists() and told.read_text().rpartition(")")[2].split()[0] == "T"
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -115,13 +125,3 @@ def error_of(ended: Ended) -> str:
         return errors[0].removeprefix("error: ")
     boxed = [line.strip("│ ") for line in lines if line.startswith("│")]
     return " ".join(boxed) if boxed and not errors else ""
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = HANGS) -> bool:
-    """Whether a condition holds before the time is over."""
-    over = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > over:
-            return False
-        time.sleep(0.005)
-    return True
