@@ -46,8 +46,9 @@ OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA out of memory",
     "Storage size calculation overflowed",
+    "array is too big",
 )
-"""How PyTorch's errors begin to say so; numpy's are ``MemoryError``."""
+"""What errors say of it that are not ``MemoryError``: PyTorch's, and one of numpy's."""
 NO_MEMORY = (
     "there is not enough memory for this. Choose less: --replay.capacity, --planner.samples, --batch-size, --num-envs, "
     "--windows or narrower layers; or a larger machine"

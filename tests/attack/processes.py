@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,9 @@ class Command(NamedTuple):
 
     def is_stopped(self) -> bool:
         """Whether somebody has it pause, where the system tells."""
-        told = Path(f"/proc/{self.process.pid}/stat")
-        return told.exists() and told.read_text().rpartition(")")[2].split()[0] == "T"
+        with suppress(OSError):
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
 
     def kill(self) -> None:
         """SIGKILL."""
