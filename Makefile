@@ -1,12 +1,14 @@
 PYTHON ?= python3
 WORKERS ?= 2
+SEED ?= 0
+SCALE ?= 1
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test lint results setup clean FORCE
+.PHONY: demo test lint attack results setup clean FORCE
 .DEFAULT_GOAL := setup
 
 demo: setup
@@ -21,6 +23,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Kills, odd environments, wrong command lines, flipped bits and hostile observations; see tests/attack/__main__.py.
+attack: setup
+	$(BIN)/python -m tests.attack --seed $(SEED) --scale $(SCALE)
 
 # Tables and figures of README.md, results/README.md and docs/ from the CSVs in results/.
 results: setup

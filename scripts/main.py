@@ -35,11 +35,24 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable or choose another place"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), "Choose another place"),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "Choose another place"
+    ),
     errno.EFBIG: "Raise the limit on the size of files",
     errno.EIO: "Look after the disk",
 }
 """What helps where a file cannot be written or read."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "Storage size calculation overflowed",
+    "array is too big",
+)
+"""What errors say of it that are not ``MemoryError``: PyTorch's, and one of numpy's."""
+NO_MEMORY = (
+    "there is not enough memory for this. Choose less: --replay.capacity, --planner.samples, --batch-size, --num-envs, "
+    "--windows or narrower layers; or a larger machine"
+)
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What standard output can raise; it tells no name. Whoever writes a file names it (``tdmpc.files.naming``)."""
 
@@ -98,6 +111,8 @@ def _line(error: Exception) -> str:
         return str(error) if "pip install" in str(error) else ""
     if isinstance(error, OSError):
         return _line_of_disk(error)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return f"{NO_MEMORY} ({' '.join(str(error).split())[:200] or 'of everything together'})"
     from scripts.errors import EXPECTED
 
     return str(error) if isinstance(error, EXPECTED) else ""

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Iterable
 
+MOST = {"threads": 1024, "seed": 2**62 - 1, "seeds": 2**62 - 1, "windows": 10_000_000}
+"""Largest values that anything can be done with."""
+MOST_OF_OTHERS = 2**31 - 1
+
 
 def check(
     args: object, error: type[ValueError], *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()
@@ -12,8 +16,8 @@ def check(
     Args:
         args: what was parsed; ``period_ms`` of it is the option ``--period-ms``.
         error: what is raised.
-        positive: names of options that must be above zero.
-        not_negative: names of options that must be zero or above.
+        positive: names of options that must be above zero, and no more than ``MOST``.
+        not_negative: names of options that must be zero or above, and no more than ``MOST``.
     """
     kinds = (("positive", positive, lambda value: value > 0), ("0 or more", not_negative, lambda value: value >= 0))
     for expected, names, holds in kinds:
@@ -22,3 +26,5 @@ def check(
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and not (holds(value) and math.isfinite(value)):
                     raise error(f"--{name.replace('_', '-')} must be {expected}, got {value}")
+                if value is not None and value > (most := MOST.get(name, MOST_OF_OTHERS)):
+                    raise error(f"--{name.replace('_', '-')} must be at most {most}, got {value}")

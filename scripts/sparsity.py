@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from compression.error_bounds import Probe, Stage, assess, carry
 from compression.tdmpc_groups import run_all
+from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError
@@ -56,6 +57,7 @@ class SparsityArgs:
 def main(arguments: list[str]) -> int:
     """Parse, look, print."""
     args = tyro.cli(SparsityArgs, args=arguments, prog="tdmpc sparsity")
+    ranges.check(args, ConfigError, positive=["tolerance", "windows"])
     _check(args)
     agent, _ = load_agent(args.run, compile=False, device="cpu")
     stages = observe(agent.model, replayed(args.run, agent, args.windows))
@@ -77,10 +79,8 @@ def main(arguments: list[str]) -> int:
 def _check(args: SparsityArgs) -> None:
     p, q = args.pq
     wrong = {
-        f"--tolerance must be positive, got {args.tolerance}": args.tolerance <= 0,
         f"--pq must be two numbers with 0 < p < q, got {p:g} {q:g}": not 0 < p < q,
         f"--soft-q must be between 0 and 1, got {args.soft_q}": not 0 < args.soft_q < 1,
-        f"--windows must be positive, got {args.windows}": args.windows < 1,
     }
     problems = [message for message, is_wrong in wrong.items() if is_wrong]
     if problems:

@@ -196,7 +196,7 @@ def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
     parts = {name: to_json(part) for name, part in (("config", args.config), ("spec", spec), ("prune", args.prune))}
-    runs.write_json(folder / runs.CONFIG, {**parts, "revision": _revision(folder)})
+    runs.write_settings(folder, {**parts, "revision": _revision(folder)})
 
 
 def _revision(folder: Path) -> str | None:

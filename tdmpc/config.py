@@ -16,13 +16,14 @@ from tyro.conf import Positional, arg
 
 from tdmpc.spec import EnvSpec
 
-Whole = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Widths = tuple[Count, ...]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Widths = tuple[Width, ...]
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ log = logging.getLogger("tdmpc")
 class ModelConfig:
     """Hidden widths of each component, layer by layer: a pruned model differs only here."""
 
-    latent: Count = 50
+    latent: Width = 50
     encoder: Widths = (256,)
     dynamics: Widths = (512, 512)
     reward: Widths = (512, 512)
@@ -158,7 +159,7 @@ class TrainConfig:
     """Environment steps between two checkpoints."""
     device: str = "cpu"
     """Torch device, for example ``cpu`` or ``cuda``."""
-    threads: Whole = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the tensor library; 0 for all cores. State it beside every timing."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Precision of the matrix products; ``auto`` is bfloat16 where the processor multiplies it natively: faster for

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 
+from tdmpc.guard import FAULTS, told
 from tdmpc.rendering import prepare_rendering
 
 DM_CONTROL = "dm_control/"
@@ -97,6 +98,8 @@ def _import_module(module: str, name: str) -> None:
             f"{name}: cannot import module {module!r} ({error}). It must be importable from here and register "
             f"the environment when it is imported; if its file is in this folder, set PYTHONPATH=. and try again"
         ) from error
+    except FAULTS as error:
+        raise UnsupportedEnvironment(f"{name}: module {module!r} fails when it is imported: {told(error)}") from error
 
 
 def _register_dm_control() -> bool:

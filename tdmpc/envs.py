@@ -19,7 +19,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
-from tdmpc.guard import DIVERGED, Guard, number, sensors, told
+from tdmpc.guard import DIVERGED, FAULTS, Guard, number, sensors, told
 from tdmpc.rendering import prepare_rendering
 from tdmpc.spec import EnvOptions, EnvSpec
 
@@ -89,7 +89,7 @@ def _make(env_id: str, settings: dict[str, Any]) -> gym.Env:
         return gym.make(env_id, **settings)
     except (gym.error.Error, ImportError, AssertionError) as error:  # Gymnasium's checker of spaces asserts
         raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
-    except Exception as error:  # whatever its own program raises
+    except FAULTS as error:
         raise UnsupportedEnvironment(f"{env_id} cannot be made: {told(error)}") from error
 
 

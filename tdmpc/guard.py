@@ -18,6 +18,8 @@ from gymnasium.spaces import Dict, Space, Tuple
 DIVERGED = "diverged"
 """Key of ``info`` under which a step says why the simulation diverged; no other step has it."""
 
+FAULTS = (Exception, SystemExit)
+"""What a program of others may raise; some leave where they should raise."""
 DIVERGENCES = (RuntimeError, ArithmeticError, np.linalg.LinAlgError)
 """What a simulation raises that cannot go on from where it is; dm_control's PhysicsError is a RuntimeError."""
 
@@ -79,7 +81,7 @@ class Guard(gym.Wrapper):
             observation, info = self.env.reset(seed=seed, options=options)
             if trouble := self._trouble(observation, 0.0):
                 raise EnvironmentFault(trouble)
-        except Exception as error:
+        except FAULTS as error:
             raise EnvironmentFault(f"{self._id} failed at a reset: {told(error)}") from error
         self._last_good = copy.deepcopy(observation)
         return observation, info
@@ -99,7 +101,7 @@ class Guard(gym.Wrapper):
                 return observation, reward, terminated, truncated, info
         except DIVERGENCES as error:
             trouble = told(error)
-        except Exception as error:
+        except FAULTS as error:
             place = f"decision {self._decisions} of an episode"
             raise EnvironmentFault(f"{self._id} failed in {place}: {told(error)}") from error
         return self._last_good, 0.0, False, True, {DIVERGED: trouble}
@@ -135,7 +137,7 @@ def number(reward: Any) -> float:
         raise EnvironmentFault(f"the reward must be a number, got {_shown(reward)}") from error
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An error in one line: its kind, its message, and the file and line that raised it."""
     message = " ".join(str(error).split())
     if isinstance(error, EnvironmentFault):

@@ -1,9 +1,11 @@
 """Run folders: what a training leaves behind, never overwritten."""
 
+import hashlib
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ CURVE = "learning_curve.png"
 PANELS = "training.png"
 VIDEO = "video.mp4"
 LOCK = ".lock"
+SEAL = "sha256"
+"""Name under which the settings of a run have the hash of all the others; older runs have none."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What settings raise that are missing, no JSON, or of another program."""
 
@@ -63,10 +67,19 @@ def create(folder: Path) -> Path:
 
 @contextmanager
 def new(folder: Path) -> Iterator[None]:
-    """Make a new run folder and keep it to this process; raises as ``create`` and ``locked``."""
+    """Make a new run folder and keep it to this process; what fails before it wrote anything leaves none.
+
+    Raises as ``create`` and ``locked``.
+    """
+    was_there = folder.exists()
     with locked(create(folder)):
         create(folder)  # another process may have begun in it, and ended, before it was locked
-        yield
+        try:
+            yield
+        except Exception:
+            if not was_there and {path.name for path in folder.iterdir()} <= {LOCK}:
+                shutil.rmtree(folder)
+            raise
 
 
 @contextmanager
@@ -101,10 +114,25 @@ def settings(folder: Path, part: str, kind: type[T], default: T | None = None) -
     """One part of what a run was started with, by its name; the default where it is not there. Raises as ``config``."""
     try:
         parts = json.loads((folder / CONFIG).read_text())
-        return default if default is not None and part not in parts else from_json(kind, parts[part])
+        found = default if default is not None and part not in parts else from_json(kind, parts[part])
     except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(f"{folder} is no run folder: {CONFIG} cannot be read ({reason})") from error
+    if parts.pop(SEAL, None) not in (None, _hash(parts)):
+        raise RunError(
+            f"{folder / CONFIG} is damaged, or was changed by hand: its content does not have the hash in it. Restore "
+            "it from a copy; what may change in a run is an option beside --resume"
+        )
+    return found
+
+
+def write_settings(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Write all that a run is started with, by the names that ``settings`` takes, and its hash."""
+    write_json(folder / CONFIG, {**parts, SEAL: _hash(parts)})
+
+
+def _hash(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def has_checkpoint(folder: Path) -> bool:

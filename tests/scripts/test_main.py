@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import scripts.main
 from scripts.main import COMMANDS, main
@@ -96,11 +98,14 @@ def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate nowhere --seed=-1", "--seed must be 0 or more, got -1"),
         ("evaluate nowhere --threads=-3", "--threads must be 0 or more, got -3"),
         ("bench --rounds=0", "--rounds must be positive, got 0"),
+        ("bench --threads=2000", "--threads must be at most 1024, got 2000"),
+        ("train Pendulum-v1 --model.latent=1000000000000", "--model.latent must be at most 65536, got 1000000000000"),
         ("envs no-such-thing", "no environment matches 'no-such-thing'"),
         ("bench --setting gigantic", "there is no setting gigantic; there are reference, default"),
     ],
     ids=str.split(
-        "none misspelt short discrete module steps repeat resume evaluate episodes seed threads rounds envs bench"
+        "none misspelt short discrete module steps repeat resume evaluate episodes seed threads rounds many wide envs "
+        "bench"
     ),
 )
 def test_a_mistake_is_one_line(
@@ -125,6 +130,17 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
         raise error
 
     monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+@pytest.mark.parametrize("shape", [10**16, (2**40, 2**40)], ids=["large", "beyond counting"])
+def test_too_little_memory_is_one_line(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, make: Callable[..., object], shape: Any
+) -> None:
+    """What does not fit into memory is one line that names what can be chosen smaller."""
+    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=lambda _: make(shape)))
+    said = fails("train")
+    assert said.startswith("there is not enough memory") and "--replay.capacity" in said
 
 
 @pytest.mark.parametrize(

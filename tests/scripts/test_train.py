@@ -82,6 +82,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
     written = json.loads((trained / runs.CONFIG).read_text())
     config, spec = runs.config(trained), runs.spec(trained)
     parts = {"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())}
+    assert len(written.pop(runs.SEAL)) == 64
     assert written == json.loads(json.dumps({**parts, "revision": runs.revision()}))
     assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.995)
     assert (spec.observation_dim, spec.action_dim, spec.action_repeat, spec.terminates) == (2, 1, 1, False)
@@ -159,7 +160,7 @@ def test_an_environment_without_end_needs_a_limit(
 def test_a_run_of_an_older_version_goes_on(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A run folder and a checkpoint that know neither time limits nor divergences go on, and that is said."""
     written = json.loads((copied / runs.CONFIG).read_text())
-    del written["config"]["max_episode_steps"], written["spec"]["max_episode_steps"]
+    del written["config"]["max_episode_steps"], written["spec"]["max_episode_steps"], written[runs.SEAL]
     written["spec"]["episode_steps"] = None
     runs.write_json(copied / runs.CONFIG, written)
     saved = checkpoint.load(copied)
@@ -312,7 +313,7 @@ def test_a_run_is_not_made_shorter_than_it_is(copied: Path, fails: Callable[...,
     assert main(["train", "--resume", str(copied), "--env-steps=61"]) == 0
     overshot = json.loads((copied / runs.CONFIG).read_text())
     overshot["config"]["env_steps"] = 55  # as where the decisions of several environments go beyond the end
-    runs.write_json(copied / runs.CONFIG, overshot)
+    runs.write_settings(copied, {name: part for name, part in overshot.items() if name != runs.SEAL})
     assert main(["train", "--resume", str(copied)]) == 0
 
 

@@ -1,6 +1,9 @@
 """What a run came to, and how two runs are compared: bit for bit, but for the time they took."""
 
 import itertools
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ from tdmpc.metrics import read_rows
 from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import open_run
 
-CLOCKS = ("time/", "wall_s", "cpu_s", "decisions_per_s")
+CLOCKS = ("time/", "wall_s", "cpu_s", "decisions_per_s", "seconds")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -31,14 +34,16 @@ class Outcome(NamedTuple):
 
 def outcome(trainer: Trainer) -> Outcome:
     tensors, meta = trainer.state()
-    return Outcome(
-        tensors, {name: value for name, value in meta.items() if name not in CLOCKS}, rows_of(trainer.folder)
-    )
+    return Outcome(tensors, timeless(meta), rows_of(trainer.folder))
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    rows = read_rows(folder / runs.METRICS)
-    return [{key: value for key, value in row.items() if not key.startswith(CLOCKS)} for row in rows]
+    return [timeless(row) for row in read_rows(folder / runs.METRICS)]
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """A row, or what else has names, without the time that anything took."""
+    return {key: value for key, value in row.items() if not key.startswith(CLOCKS)}
 
 
 # Where shapes are checked, beartype draws from python's generator: which item of a tuple to look at.
@@ -68,3 +73,21 @@ def whole_run(config: TrainConfig, folder: Path) -> Outcome:
 def last_saved(folder: Path) -> int:
     """Step of the last good checkpoint, -1 where there is none."""
     return checkpoint.load(folder).meta["agent_steps"] if runs.has_checkpoint(folder) else -1
+
+
+def deadly(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
+    """A function that dies by SIGKILL, in the middle of what it writes, when it was called so many times."""
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            if call.__name__ == "save_file":
+                args[1].write_bytes(b"the first half of a checkpoint")
+            if call.__qualname__ == "JsonlSink.log":
+                args[0]._file.write(b'{"kind": "train", "env_st')
+            if call.__qualname__ == "Journal.append":
+                args[0].path.open("a").write('{"step": 12, "ax')
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **options)
+
+    return wrapped

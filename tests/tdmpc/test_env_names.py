@@ -78,6 +78,18 @@ def test_a_module_that_cannot_be_imported_is_named(name: str, advice: str) -> No
         make_env(name)
 
 
+@pytest.mark.parametrize("line", ["raise RuntimeError('no driver')", "1 / 0", "import sys; sys.exit(3)", "def"])
+def test_a_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Whatever a module raises when it is imported is one line with the module, what it was and where."""
+    (tmp_path / "faulty.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UnsupportedEnvironment, match=r"^faulty:A-v0: module 'faulty' fails .*: .*\(.*:\d+\)$"
+    ) as caught:
+        resolve("faulty:A-v0")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_users_own_environment_works(sled_module: str) -> None:
     """``module:Id-v0`` makes an environment of the user's, and nested sensors come flat, in the order of the layout."""
     spec = describe(f"{sled_module}:Sled-v0", action_repeat=2)

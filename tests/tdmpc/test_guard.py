@@ -119,9 +119,19 @@ def test_the_last_good_observation_is_kept_from_its_environment(register: Regist
 
 @pytest.mark.parametrize("make", [make_env, make_bare_env])
 @pytest.mark.parametrize(
-    "error", [ValueError("bad\ngear"), OSError(5, "no port"), KeyError("arm"), TypeError(), AssertionError("never")]
+    "error",
+    [
+        ValueError("bad\ngear"),
+        OSError(5, "no port"),
+        KeyError("arm"),
+        TypeError(),
+        AssertionError("never"),
+        SystemExit(3),
+    ],
 )
-def test_a_fault_of_the_program_is_one_line(register: Register, make: Callable[..., gym.Env], error: Exception) -> None:
+def test_a_fault_of_the_program_is_one_line(
+    register: Register, make: Callable[..., gym.Env], error: BaseException
+) -> None:
     """Any other exception names environment, decision, kind, message and place in one line, and is chained."""
     register(raising(error))
     with closing(make(TOY)) as env, pytest.raises(EnvironmentFault) as caught:

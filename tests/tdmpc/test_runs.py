@@ -55,6 +55,17 @@ def test_a_new_folder_is_one_process_s(tmp_path: Path, monkeypatch: pytest.Monke
         pass
 
 
+@pytest.mark.parametrize(("made", "written"), [(True, False), (False, False), (False, True)])
+def test_what_fails_before_it_writes_leaves_no_folder(tmp_path: Path, made: bool, written: bool) -> None:
+    """A new folder goes again where what begins in it fails at once; one that was there stays, and what is in one."""
+    folder = tmp_path / "run"
+    if made:
+        folder.mkdir()
+    with pytest.raises(FileNotFoundError), runs.new(folder):
+        (folder / (runs.CONFIG if written else "no/folder")).touch() or (folder / "no/folder").touch()
+    assert folder.exists() == (made or written)
+
+
 @pytest.mark.parametrize("content", ["checkpoint.safetensors", ".hidden", "notes.txt"])
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path, content: str) -> None:
     """A folder that holds anything is refused, with how to go on with it, and left as it is."""
@@ -102,11 +113,28 @@ def test_unused_counts_up(tmp_path: Path) -> None:
 
 
 def test_settings_come_back(tmp_path: Path) -> None:
-    """The settings and what the environment told are read back from config.json as they were."""
+    """The settings and what the environment told are read back from config.json as they were, also where an older
+    version wrote no hash of them.
+    """
     config = tiny("Pendulum-v1", action_repeat=4)
-    runs.write_json(tmp_path / runs.CONFIG, {"config": to_json(config), "spec": to_json(spec_of(config))})
-    assert runs.config(tmp_path) == config
-    assert runs.spec(tmp_path) == spec_of(config)
+    parts = {"config": to_json(config), "spec": to_json(spec_of(config))}
+    for write in (runs.write_settings, lambda folder, parts: runs.write_json(folder / runs.CONFIG, parts)):
+        write(tmp_path, parts)
+        assert runs.config(tmp_path) == config
+        assert runs.spec(tmp_path) == spec_of(config)
+
+
+def test_a_setting_that_became_another_is_noticed(tmp_path: Path) -> None:
+    """Where a digit of config.json is another one than was written, nothing is read from it, and the file is named."""
+    config = tiny("Pendulum-v1")
+    runs.write_settings(
+        tmp_path, {"config": to_json(config), "spec": to_json(spec_of(config)), "prune": {"target": 0.5}}
+    )
+    path = tmp_path / runs.CONFIG
+    path.write_text(path.read_text().replace('"target": 0.5', '"target": 0.7'))
+    for read in (runs.config, runs.spec):
+        with pytest.raises(RunError, match=f"^{path} is damaged, or was changed by hand"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tdmpc.metrics import JsonlSink
 from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer
 from tests.tdmpc.conftest import TOY, Toy, open_run, tiny
-from tests.tdmpc.outcomes import Outcome, differing, last_saved, outcome, rows_of, whole_run
+from tests.tdmpc.outcomes import Outcome, deadly, differing, last_saved, outcome, rows_of, whole_run
 
 
 @pytest.fixture(autouse=True)
@@ -220,20 +220,6 @@ def train_until_killed(config: dict[str, Any], folder: Path, seams: str, patienc
         setattr(owner, name, deadly(getattr(owner, name), left))
     trainer = open_run(from_json(TrainConfig, config), folder)
     trainer.run()
-
-
-def deadly(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
-    def wrapped(*args: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            if call.__name__ == "save_file":
-                args[1].write_bytes(b"the first half of a checkpoint")
-            if call.__qualname__ == "JsonlSink.log":
-                args[0]._file.write(b'{"kind": "train", "env_st')
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **options)
-
-    return wrapped
 
 
 def start(config: TrainConfig, folder: Path, seams: str = "none", patience: int = -1) -> Any:
