@@ -46,15 +46,15 @@ def sense(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
 
 
 def _read(observation: Any, sensor: Sensor) -> np.ndarray:
-    given = observation
-    if isinstance(observation, Mapping | tuple):
-        given = _part(observation, sensor.name)
     try:
+        given = _part(observation, sensor.name) if isinstance(observation, Mapping | tuple) else observation
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
             numbers = np.asarray(given)
             if numbers.dtype.kind == "c":
                 raise TypeError("complex numbers are no reading")
             reading = numbers.astype(np.float32)
+    except ControlFault:
+        raise
     except Exception as error:  # whatever an object does on its way to an array
         raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} gives no array of numbers: {error}") from error
     if reading.shape != sensor.shape:

@@ -131,6 +131,13 @@ class Failing:
         raise self.error
 
 
+class Unapproachable:
+    """An object that cannot even be asked what it is."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError("do not touch")
+
+
 SCALARS = (
     st.none()
     | st.booleans()
@@ -143,6 +150,7 @@ SCALARS = (
     | st.sampled_from([ValueError("v"), RuntimeError("r"), KeyError("k"), OSError("o"), ZeroDivisionError()]).map(
         Failing
     )
+    | st.builds(Unapproachable)
 )
 KINDS = st.sampled_from(["f2", "f4", "f8", "i8", "u8", "c8", "c16", "?", "M8[s]", "m8[s]", "U2", "S2", "O"])
 JUNK = st.recursive(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from deploy import bundle
 from deploy.backends import WAKING_LATENCY
 from scripts.main import main
+from scripts.native import PROGRAM
 
 pytestmark = [
     pytest.mark.slow,
@@ -99,6 +101,15 @@ def test_cores_are_kept_awake_or_it_is_said(exported: Path, native: Callable[...
     assert (status == 0 and out[0]["awake"]) if allowed else (status == 2 and "keep the cores awake" in err)
 
 
+def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / bundle.MANIFEST).read_text())
+        change(manifest)
+        (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "status", "says"),
     [
@@ -107,14 +118,30 @@ def test_cores_are_kept_awake_or_it_is_said(exported: Path, native: Callable[...
         (lambda folder: (folder / bundle.MANIFEST).write_text("{"), 2, "is damaged (JSON"),
         (lambda folder: (folder / bundle.PLANNER).unlink(), 2, "planner.onnx cannot be read"),
         (lambda folder: (folder / bundle.PLANNER).write_bytes(b"short"), 2, "is not the file that was exported"),
+        (edited(lambda manifest: manifest.pop("files")), 2, "there is no 'files'"),
+        (edited(lambda manifest: manifest.update(action=[])), 2, "action must be one item"),
+        (edited(lambda manifest: manifest["golden"].update(plans=0)), 2, "no golden plans that can be used"),
+        (edited(lambda manifest: manifest["planner"].update(horizon=2)), 2, "input 'previous_mean' has"),
+        (edited(lambda manifest: manifest["action"][0].update(high=[9.0])), 2, "exported with another 'action'"),
+        (edited(lambda manifest: manifest["observation"][0].update(input="x")), 2, "has no input 'x'"),
     ],
-    ids=["golden", "future", "json", "missing", "cut"],
+    ids=["golden", "future", "json", "missing", "cut", "files", "actuators", "plans", "horizon", "bounds", "sensor"],
 )
 def test_a_damaged_bundle_is_refused(
-    exported: Path, native: Callable[..., Any], tmp_path: Path, damage: Callable[[Path], object], status: int, says: str
+    exported: Path, built: Path, tmp_path: Path, damage: Callable[[Path], object], status: int, says: str
 ) -> None:
-    """A bundle that is damaged, incomplete, from the future or plans otherwise is one line on standard error."""
+    """A bundle that is damaged, incomplete, from the future or not its manifest's is one line on standard error.
+
+    The program stands alone on a board, so it is asked without the command around it.
+    """
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
     damage(folder)
-    found, out, err = native(folder, "--check")
-    assert (found, out) == (status, None) and says in err and err.count("\n") == 1
+    found = subprocess.run([built / PROGRAM, folder, "--check"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (status, "") and says in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--threads=-3", "--calls=x", "--cores=0,", "--seconds=-1", "--periods=1e99"])
+def test_the_program_refuses_numbers_out_of_range(exported: Path, built: Path, option: str) -> None:
+    """Asked without the command around it, the program names the option too."""
+    found = subprocess.run([built / PROGRAM, exported, *option.split("=")], capture_output=True, text=True)
+    assert found.returncode == 2 and option.partition("=")[0] in found.stderr.split("\n")[0]
