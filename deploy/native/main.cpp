@@ -57,7 +57,7 @@ int whole(const std::string& option, const std::string& text, int least) {
 
 std::vector<int> core_list(const std::string& option, const std::string& text) {
     std::vector<int> cores;
-    std::istringstream list(text);
+    std::istringstream list(text + ",");  // so that nothing behind a last comma is seen, too
     for (std::string core; std::getline(list, core, ',');) cores.push_back(whole(option, core, 0));
     return cores;
 }

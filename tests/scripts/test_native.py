@@ -115,7 +115,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], objec
     [
         (corrupt_golden, 1, "the golden plans come out otherwise"),
         (newer, 2, "has format 99"),
-        (lambda folder: (folder / bundle.MANIFEST).write_text("{"), 2, "is damaged (JSON"),
+        (lambda folder: (folder / bundle.MANIFEST).write_text("{"), 2, "damaged JSON"),
         (lambda folder: (folder / bundle.PLANNER).unlink(), 2, "planner.onnx cannot be read"),
         (lambda folder: (folder / bundle.PLANNER).write_bytes(b"short"), 2, "is not the file that was exported"),
         (edited(lambda manifest: manifest.pop("files")), 2, "there is no 'files'"),
