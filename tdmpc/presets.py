@@ -71,18 +71,26 @@ def _any_units(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
 
 
 def _quick(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Narrower layers, a shorter horizon, an earlier end of exploration."""
+    """Narrower layers, shorter horizons, smaller batches, fewer samples, an earlier end of exploration."""
     width, goal_moves = (128, 128), spec.id.startswith(MOVING_GOALS)
     std = config.planner.std if goal_moves else Linear(0.5, 0.05, 5_000)
     return dataclasses.replace(
         config,
         random_steps=500,
-        batch_size=256,
+        batch_size=128,
         model=dataclasses.replace(
             config.model, dynamics=width, reward=width, termination=width, policy=width, value=width
         ),
-        planner=dataclasses.replace(config.planner, horizon=3, std=std, horizon_schedule=Linear(3, 3, 0)),
-        loss=dataclasses.replace(config.loss, discount=0.95 if goal_moves else config.loss.discount),
+        planner=dataclasses.replace(
+            config.planner,
+            samples=128,
+            elites=16,
+            iterations=3,
+            horizon=3,
+            std=std,
+            horizon_schedule=Linear(3, 3, 0),
+        ),
+        loss=dataclasses.replace(config.loss, horizon=3, discount=0.95 if goal_moves else config.loss.discount),
     )
 
 
