@@ -197,6 +197,7 @@ def test_without_terminations_there_is_no_termination_loss(make_model: MakeModel
         ({"horizon": 4}, {"consistency": 0.5, "reward": 0.5, "value": 0.5, "termination": 0.5}),
         ({"consistency": 6.0}, {"consistency": 3.0}),
         ({"consistency_width": 3}, {"consistency": 2.0}),
+        ({"consistency_width": None}, {}),  # today's width, which is the same
         ({"reward": 1.5}, {"reward": 3.0}),
         ({"value": 0.3}, {"value": 3.0}),
         ({"termination": 2.1}, {"termination": 3.0}),
