@@ -475,9 +475,7 @@ def test_a_capacity_below_one_window_a_lane_is_refused():
     assert recorder.replay.windows == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["observations", "actions", "rewards", "terminated", "truncated", "next_observations"]
-)
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminated", "truncated", "next_observations"])
 def test_a_step_of_another_size_is_refused(name):
     """Lanes or numbers that the replay was not made for are an error that names the argument, and nothing is stored."""
     replay, flags = make(lanes=2).replay, np.zeros(2, dtype=bool)
