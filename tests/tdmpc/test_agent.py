@@ -411,16 +411,21 @@ def test_bfloat16_plans_like_float32(make_agent: MakeAgent, make_batch: MakeBatc
 def test_precision_is_resolved(
     make_agent: MakeAgent, make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, computes: bool
 ) -> None:
-    """A precision that is asked for is given; auto is bfloat16 where the device computes in it, else float32."""
+    """A precision that is asked for is given; auto is bfloat16 where the device computes in it and it is quicker."""
     cpu, fastest = torch.device("cpu"), "bfloat16" if computes else "float32"
     for precision in ("float32", "bfloat16"):
         assert resolve_precision(make_config(precision=precision), cpu) == precision
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: computes)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not computes)
-    assert resolve_precision(make_config(precision="auto"), torch.device("cuda")) == fastest
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: computes)
+    wide = {"precision": "auto", "model": {"value": (256, 8)}}
+    assert resolve_precision(make_config(**wide), torch.device("cuda")) == fastest
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: not computes)
-    assert make_agent(precision="auto").precision == fastest
+    for amx, avx in ((computes, False), (False, computes)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert make_agent(**wide).precision == fastest
+        assert make_agent(precision="auto").precision == "float32"
+        assert resolve_precision(make_config(precision="auto", compile=True), cpu) == fastest
 
 
 @pytest.mark.compiles
