@@ -1,7 +1,7 @@
 """Presets: settings chosen by what an environment tells of itself.
 
 ``reference`` is the published setting of TD-MPC (arXiv 2203.04955). ``default`` learns faster per minute on a CPU: what
-it changes was measured (docs/algorithm.md), what was not measured stays as published.
+it changes was measured (docs/training.md), what was not measured stays as published.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ PUBLISHED_DOG = "dm_control/dog-"
 
 MOVING_GOALS = "dm_control/reacher-"
 """Each episode has another goal, without a reward far from it: exploration is needed for as long as published, and a
-lower discount, with which values rise steeply towards goals not met before (docs/algorithm.md)."""
+lower discount, with which values rise steeply towards goals not met before (docs/training.md)."""
 
 
 def preset(name: PresetName, spec: EnvSpec | None = None) -> TrainConfig:
