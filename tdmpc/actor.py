@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tdmpc import compiling
 from tdmpc.agent import Agent, NonFiniteError, restore_generator
-from tdmpc.planner import Plan, draw_noise, mppi, shift
+from tdmpc.planner import Plan, draw_noise, mppi, shift, within_reach
 from tdmpc.world_model import WorldModel
 
 
@@ -32,6 +32,8 @@ class Actor:
         self.mean = torch.zeros(agent.config.planner.horizon, *actions, device=agent.device)
         self.pending = torch.zeros(longest, *actions, device=agent.device)
         """``[D N A]``: what is to be applied now and in the next decisions; zeros before anything was decided."""
+        self.applied = torch.zeros(actions, device=agent.device)
+        """``[N A]``: what was applied in the decision before; zeros at the start of an episode."""
         self.delays = torch.full((lanes,), longest, device=agent.device)
         self._each = torch.arange(lanes, device=agent.device)
 
@@ -63,11 +65,11 @@ class Actor:
         return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float())
 
     def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
-        """Put what is decided behind what is pending, and take out what is due."""
-        decided = decided.to(self.agent.device)
+        """Put what is decided behind what is pending, no further from it than actions may change; take out what is due."""
+        decided = within_reach(decided.to(self.agent.device), self._before(), self.agent.config.planner.max_change)
         queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
         queue[self.delays, self._each] = decided
-        self.pending = queue[1:]
+        self.applied, self.pending = queue[0], queue[1:]
         return queue[0].cpu()
 
     def reset(self, begun: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
@@ -80,7 +82,12 @@ class Actor:
         begun = begun.to(self.agent.device)
         self.mean[:, begun] = 0
         self.pending[:, begun] = 0
+        self.applied[begun] = 0
         self.delays = torch.where(begun, delays.to(self.agent.device), self.delays)
+
+    def _before(self) -> Float[Tensor, "N A"]:
+        """What is applied just before that which is decided now."""
+        return torch.cat([self.applied[None], self.pending])[self.delays, self._each]
 
     def _ahead(self, model: WorldModel, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N Z"]:
         """The latent at which a decision of now is applied."""
@@ -106,6 +113,7 @@ class Actor:
             config=config,
             discount=agent.config.loss.discount,
             min_std=min_std,
+            before=self._before(),
             propose=agent.propose,
             evaluate=agent.imagine,
         )
@@ -122,7 +130,7 @@ class Actor:
 
     def state(self) -> dict[str, Tensor]:
         """Warm starts, noise stream, and what is pending."""
-        kept = {"mean": self.mean, "pending": self.pending, "delays": self.delays}
+        kept = {"mean": self.mean, "pending": self.pending, "applied": self.applied, "delays": self.delays}
         return {**kept, "generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -131,4 +139,6 @@ class Actor:
         if "pending" in state:  # runs of versions without delay have none
             self.pending = state["pending"].to(self.agent.device).clone()
             self.delays = state["delays"].to(self.agent.device).clone()
+        if "applied" in state:  # older runs had no limit of change
+            self.applied = state["applied"].to(self.agent.device).clone()
         restore_generator(self.generator, state["generator"])

@@ -22,6 +22,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Widths = tuple[Width, ...]
 Precision = Literal["float32", "bfloat16"]
@@ -85,6 +86,9 @@ class PlannerConfig:
     policy_std: NonNegative = 0.05
     """Deviation of the policy's actions in its trajectories and in the value targets."""
     policy_noise_clip: NonNegative = 0.3
+    max_change: Positive | None = None
+    """Largest change of an action from one decision to the next, in half ranges of the actuator; no limit when not
+    given. An episode begins from the middle of the range."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,36 @@ class ReplayConfig:
     """Exponent of the priority; 0 samples uniformly."""
     beta: NonNegative = 0.4
     """Exponent of the importance weights."""
+
+
+@dataclass(frozen=True)
+class PerturbConfig:
+    """What a robot has and a simulator has not (arXiv 2003.11881); each episode draws it from its own seed.
+
+    Nobody tells the agent. Actions are perturbed behind it: the replay holds what it chose.
+    """
+
+    observation_delay: Whole = 0
+    """Decisions by which observations come late."""
+    observation_noise: NonNegative = 0.0
+    """Deviation of Gaussian noise on each reading, in the sensor's own units."""
+    dropped_sensors: Share = 0.0
+    """Chance for each reading and decision that it begins to read 0."""
+    stuck_sensors: Share = 0.0
+    """Chance for each reading and decision that it begins to repeat what it read last."""
+    fault_decisions: Count = 1
+    """Decisions for which a reading stays dropped or stuck."""
+    action_noise: NonNegative = 0.0
+    """Deviation of Gaussian noise on each action, in half ranges of the actuator."""
+    masses: Spread = 0.0
+    """MuJoCo only, as all that follow: the mass and inertia of each body are multiplied by a factor drawn from
+    [1 - x, 1 + x]."""
+    friction: Spread = 0.0
+    """One factor for the friction of all contacts and joints: MuJoCo takes the larger friction of two bodies."""
+    damping: Spread = 0.0
+    """A factor for the damping of each joint."""
+    gains: Spread = 0.0
+    """A factor for the force of each motor, servo or muscle."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +205,7 @@ class TrainConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
 
 
 class ConfigError(ValueError):
@@ -198,10 +233,10 @@ def check_delay(config: TrainConfig, spec: EnvSpec) -> None:
     Raises:
         ConfigError: it is as long as an episode, or longer.
     """
-    if spec.episode_steps is not None and max(config.delay) >= spec.episode_steps:
-        raise ConfigError(
-            f"--delay must be less than the {spec.episode_steps} decisions of an episode, got {max(config.delay)}"
-        )
+    delays = {"--delay": max(config.delay), "--perturb.observation-delay": config.perturb.observation_delay}
+    for name, delay in delays.items():
+        if spec.episode_steps is not None and delay >= spec.episode_steps:
+            raise ConfigError(f"{name} must be less than the {spec.episode_steps} decisions of an episode, got {delay}")
 
 
 def _contradictions(config: TrainConfig) -> Iterator[str]:

@@ -18,8 +18,10 @@ from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
+from tdmpc.config import PerturbConfig
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
 from tdmpc.guard import DIVERGED, FAULTS, Guard, number, sensors, told
+from tdmpc.perturbation import perturbed_dynamics, perturbed_signals
 from tdmpc.rendering import prepare_rendering
 from tdmpc.spec import EnvOptions, EnvSpec
 
@@ -29,7 +31,12 @@ DOMAIN_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2, "humanoid": 2, "human
 """Action repeat of the published results; the other dm_control domains have 4."""
 
 
-def make_env(env_id: str, *, render: bool = False, **options: Unpack[EnvOptions]) -> gym.Env:
+NOMINAL = PerturbConfig()
+
+
+def make_env(
+    env_id: str, *, render: bool = False, perturb: PerturbConfig = NOMINAL, **options: Unpack[EnvOptions]
+) -> gym.Env:
     """Make an environment with observations ``Float32[O]`` and actions ``Float32[A]`` in [-1, 1].
 
     Actions are scaled to the actuators, clipped and repeated; rewards are summed over the
@@ -39,14 +46,16 @@ def make_env(env_id: str, *, render: bool = False, **options: Unpack[EnvOptions]
         env_id: any name that ``resolve`` takes.
         render: make ``env.render()`` return ``UInt8[height width 3]``. On Linux without a display
             MuJoCo renders through EGL, unless ``MUJOCO_GL`` says otherwise.
+        perturb: what is perturbed, drawn anew in each episode from its seed.
         options: action repeat (``None`` for ``default_action_repeat``) and time limit.
 
     Raises:
-        UnsupportedEnvironment: unknown, not installed, spaces that the agent cannot handle, or a time limit
-            beyond the one that the environment keeps by itself.
+        UnsupportedEnvironment: unknown, not installed, spaces that the agent cannot handle, a time limit
+            beyond the one that the environment keeps by itself, or no MuJoCo model to perturb.
     """
     env_id = resolve(env_id)
-    return _adapt(_construct(env_id, options, render), env_id, options)
+    env = perturbed_dynamics(_construct(env_id, options, render), env_id, perturb)
+    return perturbed_signals(_adapt(env, env_id, options), perturb)
 
 
 def make_bare_env(env_id: str, **options: Unpack[EnvOptions]) -> gym.Env:

@@ -42,6 +42,8 @@ class Evaluation:
     """Pictures of the first episode, ``UInt8[height width 3]``, one for each decision."""
     diverged: int = 0
     """Episodes that ended because the simulation diverged; their returns count what was paid until then."""
+    action_variation: float = 0.0
+    """Mean absolute change of an action from one decision to the next, over actuators, in half ranges."""
 
     @property
     def return_mean(self) -> float:
@@ -83,18 +85,20 @@ def evaluate(
     Raises:
         EnvironmentFault: the environment's program failed.
     """
-    returns, lengths, times, frames, diverged = [], [], [], [], 0
+    returns, lengths, times, frames, changes, diverged = [], [], [], [], [], 0
     actor = Actor(agent, lanes=1, seed=seed)
-    with closing(make_env(agent.spec.id, render=record, **agent.spec.options)) as env:
+    perturb, options = agent.config.perturb, agent.spec.options
+    with closing(make_env(agent.spec.id, render=record, perturb=perturb, **options)) as env:
         for episode in range(episodes):
             observation, _ = env.reset(seed=episode_seed(seed, 0, episode))
             delay = episode_delay(agent.config.delay, episode_seed(seed, 0, episode))
             actor.reset(torch.ones(1, dtype=torch.bool), torch.tensor([delay]))
-            total, length, ended = 0.0, 0, False
+            total, length, ended, applied = 0.0, 0, False, []
             while not ended:
                 started = time.perf_counter()
                 action = _decide(actor, torch.from_numpy(observation)[None], step, policy)
                 times.append(1000 * (time.perf_counter() - started))
+                applied.append(action[0].numpy())
                 observation, reward, terminated, truncated, info = env.step(action[0].numpy())
                 if DIVERGED in info:
                     diverged += 1
@@ -106,7 +110,9 @@ def evaluate(
                 between_decisions()
             returns.append(total)
             lengths.append(length)
-    return Evaluation(tuple(returns), tuple(lengths), tuple(times), tuple(frames), diverged)
+            changes.append(np.abs(np.diff(applied, axis=0)))
+    variation = float(np.concatenate(changes).mean()) if sum(map(len, changes)) else 0.0
+    return Evaluation(tuple(returns), tuple(lengths), tuple(times), tuple(frames), diverged, variation)
 
 
 def frame_rate(spec: EnvSpec) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Float32, Int
 
+from tdmpc.config import PerturbConfig
 from tdmpc.env_names import UnsupportedEnvironment
-from tdmpc.envs import make_env
+from tdmpc.envs import NOMINAL, make_env
 from tdmpc.guard import DIVERGED
 from tdmpc.spec import EnvOptions
 
@@ -77,7 +78,15 @@ class Environments:
     episodes: Int[np.ndarray, "N"]
     """Number of the episode that runs in each lane, from 0; -1 before the first."""
 
-    def __init__(self, env_id: str, *, num_envs: int = 1, seed: int = 0, **options: Unpack[EnvOptions]) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        num_envs: int = 1,
+        seed: int = 0,
+        perturb: PerturbConfig = NOMINAL,
+        **options: Unpack[EnvOptions],
+    ) -> None:
         """Make the lanes; nothing is started before ``reset`` or ``restore``.
 
         Raises:
@@ -85,7 +94,7 @@ class Environments:
         """
         if num_envs < 1:
             raise UnsupportedEnvironment(f"num_envs must be at least 1, got {num_envs}")
-        lanes = [lambda: _Uninformed(make_env(env_id, **options))] * num_envs
+        lanes = [lambda: _Uninformed(make_env(env_id, perturb=perturb, **options))] * num_envs
         self._lanes = SyncVectorEnv(lanes, autoreset_mode=AutoresetMode.DISABLED)
         self._observations = np.zeros(self._lanes.observation_space.shape or (), np.float32)
         self._ended = np.ones(num_envs, np.bool_)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdmpc.config import ModelConfig, PlannerConfig
+from tdmpc.config import ConfigError, ModelConfig, PlannerConfig
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -93,11 +93,14 @@ def propose(
     *,
     config: PlannerConfig,
     discount: float,
+    before: Float[Tensor, "B A"] | None = None,
 ) -> Proposals:
     """Action sequences that the policy prior takes in the model, and their return."""
     latents, actions = [z[:, None].expand(-1, noise.shape[2], -1)], []
+    previous = None if before is None else before[:, None]
     for draws in noise:
-        actions.append(perturb(model.pi(latents[-1]), draws, config=config))
+        proposed = perturb(model.pi(latents[-1]), draws, config=config)
+        actions.append(previous := within_reach(proposed, previous, config.max_change))
         latents.append(model.next(latents[-1], actions[-1]))
     sequences = torch.stack(actions)
     return Proposals(sequences, imagined_return(model, torch.stack(latents), sequences, discount=discount))
@@ -112,6 +115,7 @@ def mppi(
     config: PlannerConfig,
     discount: float,
     min_std: float,
+    before: Float[Tensor, "B A"] | None = None,
     propose: Callable[..., Proposals] = propose,
     evaluate: Callable[..., Tensor] = imagine,
 ) -> Plan:
@@ -125,10 +129,14 @@ def mppi(
         config: numbers of samples, elites and iterations, temperature, momentum.
         discount: of rewards along the plan.
         min_std: least deviation of the samples.
+        before: the action that comes just before the plan, from which ``config.max_change`` counts; zeros when not
+            given.
         propose: ``propose``, compiled or as it is.
         evaluate: ``imagine``, compiled or as it is, for the sampled plans.
     """
-    proposals = propose(model, z, noise.policy, config=config, discount=discount)
+    before = torch.zeros_like(mean[0]) if before is None else before
+    proposals = propose(model, z, noise.policy, config=config, discount=discount, before=before)
+    mean = smooth(mean, before, config.max_change)
     std = torch.full_like(mean, config.max_std)
     plan = None
     for draws in noise.samples:
@@ -137,6 +145,7 @@ def mppi(
             config=config,
             discount=discount,
             min_std=min_std,
+            before=before,
             evaluate=evaluate,
         )
         mean, std = plan.mean, plan.std
@@ -155,10 +164,20 @@ def improve(
     config: PlannerConfig,
     discount: float,
     min_std: float,
+    before: Float[Tensor, "B A"] | None = None,
     evaluate: Callable[..., Tensor] = imagine,
 ) -> Plan:
-    """One iteration: sample plans, value them, move to the best; the arguments are those of ``mppi``."""
-    actions, values = candidates(model, z, mean, std, draws, proposals, discount=discount, evaluate=evaluate)
+    """One iteration: sample plans, value them, move to the best; the arguments are those of ``mppi``.
+
+    With ``config.max_change``, the mean of smooth plans is smooth: no step is needed that makes it so.
+    """
+    actions, values = candidates(
+        *(model, z, mean, std, draws, proposals),
+        discount=discount,
+        before=before,
+        max_change=config.max_change,
+        evaluate=evaluate,
+    )
     return refit(mean, actions, values, config=config, min_std=min_std)
 
 
@@ -171,10 +190,13 @@ def candidates(
     proposals: Proposals,
     *,
     discount: float,
+    before: Float[Tensor, "B A"] | None = None,
+    max_change: float | None = None,
     evaluate: Callable[..., Tensor] = imagine,
 ) -> tuple[Float[Tensor, "H B M A"], Float[Tensor, "B M"]]:
     """What an iteration chooses from, and its return in the model: the samples, then the policy's plans."""
     samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
+    samples = smooth(samples, None if before is None else before[:, None], max_change)
     values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
     return torch.cat([samples, proposals.actions], dim=2), values
 
@@ -187,6 +209,36 @@ def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, conf
     jitter = (config.policy_std * noise).clamp(-config.policy_noise_clip, config.policy_noise_clip)
     noisy = action.float() + jitter
     return noisy.clamp(-1, 1).detach() + (noisy - noisy.detach())
+
+
+def smooth(
+    actions: Float[Tensor, "H *M A"], before: Float[Tensor, "*#M A"] | None, max_change: float | None
+) -> Float[Tensor, "H *M A"]:
+    """Action sequences none of which changes by more than ``max_change`` in a decision; as they are without one."""
+    if max_change is None:
+        return actions
+    limited = []
+    for action in actions:
+        limited.append(before := within_reach(action, before, max_change))
+    return torch.stack(limited)
+
+
+def within_reach(
+    action: Float[Tensor, "*M A"], before: Float[Tensor, "*#M A"] | None, max_change: float | None
+) -> Float[Tensor, "*M A"]:
+    """An action at most ``max_change`` from the one before it; as it is without a limit.
+
+    Raises:
+        ConfigError: there is a limit, and whoever asks does not say what came before.
+    """
+    if max_change is None:
+        return action
+    if before is None:
+        raise ConfigError(
+            "--planner.max-change limits the change from the action before, which is not known here. Plan with an "
+            "agent that was trained without it"
+        )
+    return torch.minimum(torch.maximum(action, before - max_change), before + max_change)
 
 
 def refit(

@@ -181,6 +181,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "return_std": evaluation.return_std,
         "episodes": len(evaluation.returns),
         "diverged": evaluation.diverged,
+        "action_variation": evaluation.action_variation,
         "env_steps": meta["env_steps"],
         "agent_steps": meta["agent_steps"],
         "wall_s": round(meta["wall_s"], 1),

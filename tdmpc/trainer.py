@@ -56,7 +56,9 @@ class Trainer:
         """As at first: a pruned agent has narrower widths in its own."""
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
         self.pruner.follow(self.agent)
-        self.envs = Environments(spec.id, num_envs=config.num_envs, seed=config.seed, **spec.options)
+        self.envs = Environments(
+            spec.id, num_envs=config.num_envs, seed=config.seed, perturb=config.perturb, **spec.options
+        )
         self.replay = Replay(
             config.replay,
             observation_dim=spec.observation_dim,

@@ -1,0 +1,193 @@
+"""``tdmpc robustness``: return of agents under each perturbation, against its strength."""
+
+import csv
+import dataclasses
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from scripts import ranges
+from tdmpc.agent import Agent
+from tdmpc.config import ConfigError, PerturbConfig, check_delay
+from tdmpc.env_names import UnsupportedEnvironment
+from tdmpc.evaluation import EVALUATION_STREAM, evaluate
+from tdmpc.files import naming, write_whole
+from tdmpc.trainer import load_agent
+
+log = logging.getLogger("tdmpc")
+
+Perturbation = Literal[
+    "observation_delay",
+    "observation_noise",
+    "dropped_sensors",
+    "stuck_sensors",
+    "action_noise",
+    "masses",
+    "friction",
+    "damping",
+    "gains",
+]
+FAULTS = {0.01: 1, 0.05: 5, 0.1: 10}
+"""Chance that a reading fails, and for how many decisions: the easy, medium and hard challenge of arXiv 2003.11881."""
+STRENGTHS: dict[Perturbation, tuple[float, ...]] = {
+    "observation_delay": (1, 2, 3),
+    "observation_noise": (0.1, 0.3, 1.0),
+    "dropped_sensors": tuple(FAULTS),
+    "stuck_sensors": tuple(FAULTS),
+    "action_noise": (0.1, 0.3, 1.0),
+    "masses": (0.2, 0.4, 0.8),
+    "friction": (0.2, 0.4, 0.8),
+    "damping": (0.2, 0.4, 0.8),
+    "gains": (0.2, 0.4, 0.8),
+}
+"""Noise and faults as in these challenges. Their delays are 3, 6 and 9 steps of the simulator; a decision has several."""
+NONE = "none"
+"""What a table calls the simulator as it is."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RobustnessArgs:
+    """Play agents of one environment under each perturbation at several strengths, all on the same episodes."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Run folders."""
+    only: tuple[Perturbation, ...] = ()
+    """Perturbations to play; all that the environment can have when not given."""
+    episodes: int = 10
+    """Of each agent at each strength."""
+    seed: int = EVALUATION_STREAM
+    """Of episodes, perturbations and planner noise, the same for all agents."""
+    out: Path = Path("robustness")
+    """Table and figure to write, without their endings: robustness.csv and robustness.png."""
+    device: str = "cpu"
+    threads: int = 0
+    """Threads of the tensor library; 0 for all cores."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, play, tabulate, draw."""
+    args = tyro.cli(RobustnessArgs, args=arguments, prog="tdmpc robustness")
+    ranges.check(args, ConfigError, positive=["episodes"], not_negative=["seed", "threads"])
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    agents = _agents(args)
+    rows: list[Row] = []
+    for row in _played(agents, args):
+        rows.append(row)
+        _write(rows, args.out.with_suffix(".csv"))  # each time: hours of play may be interrupted
+    with naming(args.out.with_suffix(".png")):
+        draw(rows, args.out.with_suffix(".png"))
+    Console().print(_table(rows))
+    print(args.out.with_suffix(".csv"))
+    print(args.out.with_suffix(".png"))
+    return 0
+
+
+def _agents(args: RobustnessArgs) -> dict[str, tuple[Agent, int]]:
+    """Agent and its step, by the name of its run, or by its path where two runs have one name."""
+    if not args.runs:
+        raise ConfigError("which agents? For example: tdmpc robustness runs/walker-walk-v0-0")
+    names = [run.name for run in args.runs]
+    loaded = {}
+    for run in dict.fromkeys(args.runs):
+        agent, meta = load_agent(run, device=args.device, compile=False)
+        loaded[str(run) if names.count(run.name) > 1 else run.name] = agent, meta["agent_steps"]
+    if len(tasks := {agent.spec.id for agent, _ in loaded.values()}) > 1:
+        raise ConfigError(f"the agents must be of one environment to meet the same episodes, got {sorted(tasks)}")
+    return loaded
+
+
+def _played(agents: dict[str, tuple[Agent, int]], args: RobustnessArgs) -> Iterator[Row]:
+    """A row for each perturbation, strength and agent; first the simulator as it is."""
+    yield from (_row(NONE, 0.0, name, *agents[name], args) for name in agents)
+    for perturbation in args.only or STRENGTHS:
+        try:
+            for strength in STRENGTHS[perturbation]:
+                yield from (_row(perturbation, strength, name, *agents[name], args) for name in agents)
+        except UnsupportedEnvironment as refused:
+            if args.only:
+                raise
+            log.warning("%s is left out: %s", perturbation, refused)
+
+
+def _row(perturbation: str, strength: float, name: str, agent: Agent, step: int, args: RobustnessArgs) -> Row:
+    agent.config = dataclasses.replace(agent.config, perturb=perturbed(perturbation, strength))
+    check_delay(agent.config, agent.spec)
+    result = evaluate(agent, step=step, episodes=args.episodes, seed=args.seed)
+    log.info("%s %g, %s: return %.1f +- %.1f", perturbation, strength, name, result.return_mean, result.return_std)
+    return {
+        "perturbation": perturbation,
+        "strength": strength,
+        "agent": name,
+        "return_mean": round(result.return_mean, 3),
+        "return_std": round(result.return_std, 3),
+        "episodes": args.episodes,
+        "diverged": result.diverged,
+        "action_variation": round(result.action_variation, 4),
+    }
+
+
+def perturbed(perturbation: str, strength: float) -> PerturbConfig:
+    """One perturbation alone, whatever the agent was trained with."""
+    if perturbation == NONE:
+        return PerturbConfig()
+    kind = int if perturbation == "observation_delay" else float
+    return PerturbConfig(**{perturbation: kind(strength), "fault_decisions": FAULTS.get(strength, 1)})
+
+
+def _write(rows: Sequence[Row], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """Return by perturbation and strength, agents side by side."""
+    agents = list(dict.fromkeys(row["agent"] for row in rows))
+    table = Table("perturbation", "strength", *agents, title=f"return, {rows[0]['episodes']} episodes")
+    cells: dict[tuple[str, float], list[str]] = {}
+    for row in rows:
+        cell = f"{row['return_mean']:.1f} ± {row['return_std']:.1f}"
+        cells.setdefault((row["perturbation"], row["strength"]), []).append(cell)
+    for (perturbation, strength), returns in cells.items():
+        table.add_row(perturbation.replace("_", " "), f"{strength:g}", *returns)
+    return table
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Return against strength: a panel for each perturbation, a line for each agent with a bar of one deviation."""
+    from matplotlib.figure import Figure
+
+    from tdmpc.figures import _COLOURS, save
+
+    kinds = list(dict.fromkeys(row["perturbation"] for row in rows if row["perturbation"] != NONE))
+    agents = list(dict.fromkeys(row["agent"] for row in rows))
+    lines = -(-len(kinds) // 3)
+    figure = Figure(figsize=(10, 0.6 + 2.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, min(3, len(kinds)), sharey=True, squeeze=False).flat
+    for kind, axes in zip(kinds, panels, strict=False):
+        for agent, colour in zip(agents, _COLOURS, strict=False):
+            mine = [row for row in rows if row["agent"] == agent and row["perturbation"] in (NONE, kind)]
+            x, y, deviation = ([row[name] for row in mine] for name in ("strength", "return_mean", "return_std"))
+            axes.errorbar(x, y, deviation, color=colour, label=agent, marker="o", markersize=4, linewidth=1.5, capsize=2)
+        axes.set_title(kind.replace("_", " "), fontsize=10, loc="left")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("strength of the perturbation", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    save(figure, path)
