@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train an agent, or go on with a run",
     "prune": "make the agent of a finished run smaller and faster",
     "evaluate": "play episodes with a trained agent",
+    "robustness": "return under noise, faults and other dynamics, agents side by side",
     "envs": "list the environments that can be trained",
     "report": "draw what a run did and what pruning did to it, as one page",
     "sparsity": "how compressible an agent is, and what theory lets go",

@@ -49,7 +49,8 @@ STRENGTHS: dict[Perturbation, tuple[float, ...]] = {
     "damping": (0.2, 0.4, 0.8),
     "gains": (0.2, 0.4, 0.8),
 }
-"""Noise and faults as in these challenges. Their delays are 3, 6 and 9 steps of the simulator; a decision has several."""
+"""Noise and faults are those of the challenges. Their delays are 3, 6 and 9 steps of the simulator: a decision has
+several."""
 NONE = "none"
 """What a table calls the simulator as it is."""
 
@@ -171,7 +172,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Return against strength: a panel for each perturbation, a line for each agent with a bar of one deviation."""
     from matplotlib.figure import Figure
 
-    from tdmpc.figures import _COLOURS, save
+    from deploy.latency_figures import COLOURS
+    from tdmpc.figures import save
 
     kinds = list(dict.fromkeys(row["perturbation"] for row in rows if row["perturbation"] != NONE))
     agents = list(dict.fromkeys(row["agent"] for row in rows))
@@ -179,10 +181,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(10, 0.6 + 2.6 * lines), layout="constrained")
     panels = figure.subplots(lines, min(3, len(kinds)), sharey=True, squeeze=False).flat
     for kind, axes in zip(kinds, panels, strict=False):
-        for agent, colour in zip(agents, _COLOURS, strict=False):
+        for number, agent in enumerate(agents):
             mine = [row for row in rows if row["agent"] == agent and row["perturbation"] in (NONE, kind)]
             x, y, deviation = ([row[name] for row in mine] for name in ("strength", "return_mean", "return_std"))
-            axes.errorbar(x, y, deviation, color=colour, label=agent, marker="o", markersize=4, linewidth=1.5, capsize=2)
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 4, "linewidth": 1.5}
+            axes.errorbar(x, y, deviation, label=agent, capsize=2, **style)
         axes.set_title(kind.replace("_", " "), fontsize=10, loc="left")
         axes.grid(color="#e6e6e6", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -65,7 +65,7 @@ class Actor:
         return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float())
 
     def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
-        """Put what is decided behind what is pending, no further from it than actions may change; take out what is due."""
+        """Put what is decided behind what is pending, within reach of it, and take out what is due."""
         decided = within_reach(decided.to(self.agent.device), self._before(), self.agent.config.planner.max_change)
         queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
         queue[self.delays, self._each] = decided

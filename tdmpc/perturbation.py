@@ -64,7 +64,10 @@ class PerturbedSignals(gym.Wrapper):
 
     def _sense(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
         noise = self._config.observation_noise * self._sensing.standard_normal(observation.shape)
-        begun = self._sensing.random(self._faulty.shape) < [[self._config.dropped_sensors], [self._config.stuck_sensors]]
+        begun = self._sensing.random(self._faulty.shape) < [
+            [self._config.dropped_sensors],
+            [self._config.stuck_sensors],
+        ]
         self._faulty = np.where(begun, self._config.fault_decisions, np.maximum(self._faulty - 1, 0))
         dropped, stuck = self._faulty > 0
         self._read = np.where(stuck, self._read, (observation + noise).astype(np.float32))

@@ -22,9 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "train": """--env-steps --seed --preset --device --threads --num-envs --wandb --run-dir --resume --video --precision
         --compile --eval-every --checkpoint-every --model.latent --planner.samples --loss.learning-rate
-        --replay.capacity --wandb-group --wandb-tags --prune.target --prune.criterion""",
+        --replay.capacity --planner.max-change --perturb.masses --wandb-group --wandb-tags --prune.target
+        --prune.criterion""",
     "prune": "RUN --target --finetune-steps --criterion --events --keep --no-guard --run-dir --threads --video --wandb",
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
+    "robustness": "RUN --only --episodes --seed --out --device --threads",
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device --profile",
     "report": "RUN",

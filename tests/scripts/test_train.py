@@ -535,3 +535,13 @@ def test_a_film_of_the_final_evaluation(copied: Path) -> None:
     """--video leaves a film of the first episode of the final evaluation."""
     assert main(["train", "--resume", str(copied), "--video"]) == 0
     assert (copied / runs.VIDEO).read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_smooth_run(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A run with a limit of change trains, tells how much its actions change, and is not exported yet."""
+    run = tmp_path / "run"
+    assert main(["train", TOY, *TINY, "--planner.max-change=0.1", f"--run-dir={run}"]) == 0
+    assert 0 < json.loads((run / runs.SUMMARY).read_text())["action_variation"] <= 0.1 + 1e-6
+    says = fails("export", str(run), f"--out={tmp_path / 'bundle'}")
+    assert says.startswith("--planner.max-change limits the change from the action before")
+    assert not (tmp_path / "bundle").exists()

@@ -190,3 +190,35 @@ def test_what_is_pending_survives(make_agent: MakeAgent) -> None:
     decided(first, [1, 2], [1, 2])
     second.load_state(copied(first.state()))
     assert first.commit(torch.zeros(2, 2)).tolist() == second.commit(torch.zeros(2, 2)).tolist() == [[2, 2], [1, 1]]
+
+
+# ---------------------------------------------------------------------------------------------------- smooth actions
+
+
+@pytest.mark.parametrize("way", ["random", "explore", "plan", "policy"])
+def test_actions_change_little(make_agent: MakeAgent, way: str) -> None:
+    """Whoever decides, with whatever delay, what is applied begins at most ``max_change`` from rest and goes on so."""
+    agent = make_agent(delay=(0, 2), planner={"max_change": 0.1, "std": Linear(2.0, 2.0, 0)})
+    actor = Actor(agent, lanes=3, seed=0)
+    actor.reset(torch.ones(3, dtype=torch.bool), torch.tensor([0, 1, 2]))
+    applied = [torch.zeros(3, 2)]
+    for _ in range(12):
+        observations = 3 * torch.randn(3, 3)
+        if way == "random":
+            applied.append(actor.commit(2 * torch.rand(3, 2) - 1))
+        elif way == "policy":
+            applied.append(actor.act_by_policy(observations))
+        else:
+            applied.append(actor.act(observations, step=10**6, explore=way == "explore"))
+    changes = torch.stack(applied).diff(dim=0).abs()
+    assert 0.01 < changes.max() <= 0.1 + 1e-6
+
+
+def test_the_last_action_survives(make_agent: MakeAgent) -> None:
+    """An actor that goes on from a saved state knows what was applied, and an episode that begins starts from rest."""
+    agent = make_agent(planner={"max_change": 0.1})
+    first, second = (Actor(agent, lanes=2, seed=seed) for seed in (0, 1))
+    first.commit(torch.ones(2, 2))
+    second.load_state(copied(first.state()))
+    second.reset(torch.tensor([False, True]), torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(second.commit(torch.ones(2, 2)), torch.tensor([[0.2, 0.2], [0.1, 0.1]]))

@@ -14,7 +14,7 @@ from scipy.linalg import solve_discrete_are
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tdmpc.config import ModelConfig, PlannerConfig
+from tdmpc.config import ConfigError, ModelConfig, PlannerConfig
 from tdmpc.heads import Regression
 from tdmpc.planner import (
     PlanNoise,
@@ -509,3 +509,48 @@ def test_published_planning_cost(make_spec: MakeSpec) -> None:
     assert round(total / 1e9, 1) == 12.6
     shares = {name: 100 * macs / total for name, macs in published.items()}
     assert shares == pytest.approx({"encoder": 0, "dynamics": 40, "reward": 37, "policy": 7, "value": 15}, abs=1)
+
+
+# ---------------------------------------------------------------------------------------------------- smooth actions
+
+
+@pytest.mark.parametrize("max_change", [0.05, 0.3])
+def test_plans_are_smooth(make_model: MakeModel, max_change: float) -> None:
+    """With a limit, all that is imagined, the elites, the plan itself and those of the policy keep it from the action
+    before on, also where the previous plan does not.
+    """
+    model, before, seen = make_model(), torch.tensor([[0.9, -0.9], [0.0, 0.5]]), []
+    config = PlannerConfig(samples=32, policy_trajectories=4, elites=8, iterations=3, max_change=max_change)
+    noise = draw_noise(torch.Generator().manual_seed(0), config=config, horizon=4, batch=2, action_dim=2)
+
+    def watched(model: WorldModel, z: Tensor, actions: Tensor, **settings: Any) -> Tensor:
+        seen.append(actions)
+        return imagine(model, z, actions, **settings)
+
+    mean = 2 * torch.rand(4, 2, 2) - 1
+    settings: dict[str, Any] = {"config": config, "discount": 0.9, "before": before}
+    found = mppi(model, torch.randn(2, 6), mean, noise, min_std=0.5, evaluate=watched, **settings)
+    seen += [found.elites, found.mean[:, :, None], propose(model, torch.randn(2, 6), noise.policy, **settings).actions]
+    for actions in seen:
+        whole = torch.cat([before[None, :, None].expand_as(actions[:1]), actions])
+        assert whole.diff(dim=0).abs().max() <= max_change + 1e-6
+        assert whole.abs().max() <= 1
+
+
+def test_a_limit_beyond_the_range_changes_nothing(make_model: MakeModel) -> None:
+    """A limit of the whole range plans the same bits as none."""
+    model, z, mean = make_model(), torch.randn(2, 6), torch.zeros(3, 2, 2)
+    config = PlannerConfig(samples=32, policy_trajectories=4, elites=8, iterations=3)
+    noise = draw_noise(torch.Generator().manual_seed(0), config=config, horizon=3, batch=2, action_dim=2)
+    free, wide = (
+        mppi(model, z, mean, noise, config=each, discount=0.9, min_std=0.1)
+        for each in (config, dataclasses.replace(config, max_change=2.0))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(free, wide, strict=True))
+
+
+def test_a_limit_needs_the_action_before(make_model: MakeModel) -> None:
+    """Who proposes plans under a limit without the action before, as bundles do, is refused in one line."""
+    config = PlannerConfig(max_change=0.1)
+    with pytest.raises(ConfigError, match=r"--planner\.max-change limits the change from the action before"):
+        propose(make_model(), torch.randn(1, 6), torch.zeros(3, 1, 4, 2), config=config, discount=0.9)

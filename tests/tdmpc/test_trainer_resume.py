@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tdmpc import checkpoint, pages, runs
 from tdmpc.agent import Agent
-from tdmpc.config import ReplayConfig, TrainConfig, from_json, to_json
+from tdmpc.config import PerturbConfig, ReplayConfig, TrainConfig, from_json, to_json
 from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.replay import Replay
@@ -66,6 +66,23 @@ def run_in_parts(config: TrainConfig, folder: Path, parts: Iterable[int]) -> tup
 
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
+ROBOT: dict[str, Any] = {
+    "delay": (0, 2),
+    "planner": dataclasses.replace(tiny("").planner, max_change=0.3),
+    "perturb": PerturbConfig(
+        observation_delay=1,
+        observation_noise=0.1,
+        dropped_sensors=0.1,
+        stuck_sensors=0.1,
+        fault_decisions=2,
+        action_noise=0.2,
+        masses=0.3,
+        friction=0.3,
+        damping=0.3,
+        gains=0.3,
+    ),
+}
+"""All that a robot has."""
 RUNS = {
     "one lane": tiny("Pendulum-v1"),
     "evaluations": tiny("Pendulum-v1", action_repeat=20, env_steps=1000, eval_every=410),
@@ -75,6 +92,8 @@ RUNS = {
     "a full replay": tiny("InvertedPendulum-v5", num_envs=2, replay=ReplayConfig(capacity=40)),
     "a delay for each episode": tiny("InvertedPendulum-v5", num_envs=3, env_steps=120, delay=(0, 3)),
     "dm_control": tiny(CARTPOLE, env_steps=8 * 140, random_steps=110),
+    "a robot": tiny("InvertedPendulum-v5", num_envs=3, env_steps=120, **ROBOT),
+    "a robot of dm_control": tiny(CARTPOLE, env_steps=8 * 140, random_steps=110, **ROBOT),
     "bfloat16": tiny("Pendulum-v1", env_steps=40, precision="bfloat16"),
 }
 
