@@ -543,5 +543,5 @@ def test_a_smooth_run(tmp_path: Path, fails: Callable[..., str]) -> None:
     assert main(["train", TOY, *TINY, "--planner.max-change=0.1", f"--run-dir={run}"]) == 0
     assert 0 < json.loads((run / runs.SUMMARY).read_text())["action_variation"] <= 0.1 + 1e-6
     says = fails("export", str(run), f"--out={tmp_path / 'bundle'}")
-    assert says.startswith("--planner.max-change limits the change from the action before")
+    assert says.startswith(f"{run} was trained with --planner.max-change 0.1: a bundle does not know")
     assert not (tmp_path / "bundle").exists()
