@@ -40,7 +40,7 @@ def _refuse_smooth(run: Path) -> None:
     """Refuse what the graphs cannot hold yet, before PyTorch's exporter wraps the planner's own refusal in pages."""
     if (max_change := runs.config(run).planner.max_change) is not None:
         raise ConfigError(
-            f"{run} was trained with --planner.max-change {max_change:g}: a bundle does not know the action before yet, "
+            f"{run} was trained with --planner.max-change {max_change:g}: a bundle does not know the last action yet, "
             "from which the change is limited. Export a run without --planner.max-change"
         )
 

@@ -90,6 +90,10 @@ class PlannerConfig:
     """Largest change of an action from one decision to the next, in half ranges of the actuator; no limit when not
     given. An episode begins from the middle of the range."""
 
+    def horizon_at(self, step: int) -> int:
+        """The planning horizon at an agent step, in decisions."""
+        return min(self.horizon, int(self.horizon_schedule(step)))
+
 
 @dataclass(frozen=True)
 class LossConfig:
