@@ -69,7 +69,12 @@ def test_an_episode_begins_with_the_nominal_model(name: str, monkeypatch: pytest
     with closing(make_env(name)) as plain, closing(make_env(name, perturb=ALL)) as env:
         nominal = copies(plain)
         reset = env.unwrapped.reset
-        monkeypatch.setattr(env.unwrapped, "reset", lambda **options: (met.append(copies(env)), reset(**options))[1])
+
+        def watched(*, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            met.append(copies(env))
+            return reset(seed=seed, options=options)
+
+        monkeypatch.setattr(env.unwrapped, "reset", watched)
         for seed in range(3):
             env.reset(seed=seed)
             drawn = copies(env)
