@@ -51,6 +51,14 @@ STRENGTHS: dict[Perturbation, tuple[float, ...]] = {
 }
 """Noise and faults are those of the challenges. Their delays are 3, 6 and 9 steps of the simulator: a decision has
 several."""
+UNITS: dict[Perturbation, str] = {
+    "observation_delay": "decisions",
+    "observation_noise": "deviation, sensor units",
+    "dropped_sensors": "chance per reading",
+    "stuck_sensors": "chance per reading",
+    "action_noise": "deviation, half ranges",
+}
+"""Of the strengths; those of a model are the largest relative change."""
 NONE = "none"
 """What a table calls the simulator as it is."""
 
@@ -179,7 +187,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     agents = list(dict.fromkeys(row["agent"] for row in rows))
     lines = -(-len(kinds) // 3)
     figure = Figure(figsize=(10, 0.6 + 2.6 * lines), layout="constrained")
-    panels = figure.subplots(lines, min(3, len(kinds)), sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(lines, min(3, len(kinds)), sharey=True, squeeze=False).flat)
+    for spare in panels[len(kinds) :]:
+        spare.set_visible(False)
     for kind, axes in zip(kinds, panels, strict=False):
         for number, agent in enumerate(agents):
             mine = [row for row in rows if row["agent"] == agent and row["perturbation"] in (NONE, kind)]
@@ -187,9 +197,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 4, "linewidth": 1.5}
             axes.errorbar(x, y, deviation, label=agent, capsize=2, **style)
         axes.set_title(kind.replace("_", " "), fontsize=10, loc="left")
+        axes.set_xlabel(UNITS.get(kind, "largest relative change"), fontsize=8)
+        axes.tick_params(labelsize=8)
         axes.grid(color="#e6e6e6", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("strength of the perturbation", fontsize=9)
     figure.supylabel("return", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
