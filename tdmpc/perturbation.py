@@ -5,6 +5,7 @@ does: played again, it is the same one, and two agents or two strengths meet the
 """
 
 from collections import deque
+from importlib import import_module
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -58,9 +59,9 @@ class PerturbedSignals(gym.Wrapper):
     def step(self, action: np.ndarray) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Make a step with a noisy action; the actuators' bounds hold for it too."""
         noise = self._config.action_noise * self._acting.standard_normal(action.shape)
-        observation, *outcome, info = self.env.step((action + noise).astype(np.float32))
+        observation, reward, terminated, truncated, info = self.env.step((action + noise).astype(np.float32))
         self._on_their_way.append(self._sense(observation))
-        return self._on_their_way[0], *outcome, info
+        return self._on_their_way[0], reward, terminated, truncated, info
 
     def _sense(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
         noise = self._config.observation_noise * self._sensing.standard_normal(observation.shape)
@@ -88,8 +89,6 @@ class PerturbedDynamics(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with the nominal model, then draw its own."""
-        import mujoco
-
         model, _ = _physics(self.env)
         _write(model, self._nominal)
         observation, info = self.env.reset(seed=seed, options=options)
@@ -97,22 +96,19 @@ class PerturbedDynamics(gym.Wrapper):
         factors = _factors(model, _stream(seed, DYNAMICS), self._config)
         self._nominal = {name: getattr(model, name).copy() for name in factors}
         _write(model, {name: self._nominal[name] * factor for name, factor in factors.items()})
-        mujoco.mj_forward(model, data)  # a step of dm_control begins with what was computed before it
+        _mujoco().mj_forward(model, data)  # a step of dm_control begins with what was computed before it
         return observation, info
 
 
 def _write(model: Any, values: dict[str, np.ndarray]) -> None:
     """Change a model, and then what is derived from it; the running state stays, for this one has its own."""
-    import mujoco
-
     for name, value in values.items():
         getattr(model, name)[:] = value
-    mujoco.mj_setConst(model, mujoco.MjData(model))
+    _mujoco().mj_setConst(model, _mujoco().MjData(model))
 
 
 def _factors(model: Any, random: np.random.Generator, config: PerturbConfig) -> dict[str, np.ndarray]:
     """What each field of a model is multiplied by."""
-    import mujoco
 
     def draw(spread: float, count: int) -> np.ndarray:
         return 1 + spread * random.uniform(-1, 1, count)
@@ -120,9 +116,10 @@ def _factors(model: Any, random: np.random.Generator, config: PerturbConfig) -> 
     masses, (friction,) = draw(config.masses, model.nbody), draw(config.friction, 1)
     damping, gains = draw(config.damping, model.njnt), draw(config.gains, model.nu)[:, None]
     kind, column = model.actuator_gaintype[:, None], np.arange(model.actuator_gainprm.shape[1])
+    gain = _mujoco().mjtGain
     # The force of a motor or servo is linear in its first three parameters, that of a muscle in the third or fourth.
-    linear = np.isin(kind, (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)) & (column < 3)
-    muscle = (kind == mujoco.mjtGain.mjGAIN_MUSCLE) & np.isin(column, (2, 3))
+    linear = np.isin(kind, (int(gain.mjGAIN_FIXED), int(gain.mjGAIN_AFFINE))) & (column < 3)
+    muscle = (kind == int(gain.mjGAIN_MUSCLE)) & np.isin(column, (2, 3))
     forces = np.where(linear | muscle, gains, 1.0)
     return {
         "body_mass": masses,
@@ -136,14 +133,17 @@ def _factors(model: Any, random: np.random.Generator, config: PerturbConfig) -> 
     }
 
 
+def _mujoco() -> Any:
+    """MuJoCo, which tells no types; loaded where it is needed, for that takes time and readies its renderer."""
+    return import_module("mujoco")
+
+
 def _physics(env: gym.Env) -> tuple[Any, Any]:
     """MuJoCo's model and data, of Gymnasium's environments and of dm_control's; ``None`` twice where there are none."""
-    import mujoco
-
     physics = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
     model, data = (getattr(physics, name, None) for name in ("model", "data"))
     model, data = getattr(model, "ptr", model), getattr(data, "ptr", data)
-    known = isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData)
+    known = isinstance(model, _mujoco().MjModel) and isinstance(data, _mujoco().MjData)
     return (model, data) if known else (None, None)
 
 

@@ -84,18 +84,32 @@ def test_an_episode_begins_with_the_nominal_model(name: str, monkeypatch: pytest
     assert all(np.array_equal(each[field], nominal[field]) for each in met for field in FIELDS)
 
 
-def test_factors_lie_within_the_spread() -> None:
-    """Every mass is multiplied by a number of its own from [1 - x, 1 + x], and half as strong by half of it."""
+@pytest.mark.parametrize(
+    ("strength", "field", "several"),
+    [
+        ("masses", "body_mass", True),
+        ("friction", "geom_friction", False),
+        ("damping", "dof_damping", True),
+        ("gains", "actuator_gainprm", True),
+    ],
+)
+def test_factors_lie_within_the_spread(strength: str, field: str, several: bool) -> None:
+    """What is asked for, and nothing else, is multiplied by factors from [1 - x, 1 + x]: one for friction, for the
+    others one each; half as strong, they are half as far from 1.
+    """
     deviations = []
     for spread in (0.2, 0.4):
-        with closing(make_env("walker-walk", perturb=PerturbConfig(masses=spread))) as env:
+        with closing(make_env("walker-walk", perturb=PerturbConfig(**{strength: spread}))) as env:
             nominal = copies(env)
             env.reset(seed=0)
             drawn = copies(env)
-        factors = drawn["body_mass"][1:] / nominal["body_mass"][1:]
-        assert (abs(factors - 1) <= spread).all() and len(set(factors.round(9))) == len(factors)
-        assert all(np.array_equal(drawn[name], nominal[name]) for name in ("geom_friction", "dof_damping"))
-        deviations.append(factors - 1)
+        moves = nominal[field] != 0
+        deviation = drawn[field][moves] / nominal[field][moves] - 1
+        assert 0 < abs(deviation).max() <= spread
+        assert (len(set(deviation.round(9))) > 1) == several
+        own = {field, "body_inertia", "body_subtreemass"} if strength == "masses" else {field}
+        assert all(np.array_equal(drawn[name], nominal[name]) for name in {*FIELDS} - own)
+        deviations.append(deviation)
     np.testing.assert_allclose(2 * deviations[0], deviations[1], atol=1e-12)
 
 
