@@ -7,6 +7,6 @@ imported by its module's name: ``deploy.export``.
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller
-from deploy.sensing import ControlFault
+from deploy.faults import ControlFault
 
 __all__ = ["BundleError", "ControlFault", "Controller", "Runtime"]
