@@ -46,7 +46,7 @@ NUMBERS = Leaf("a list of numbers", lambda value: isinstance(value, list) and bo
 SHAPE = Leaf(
     "a list of whole numbers", lambda value: isinstance(value, list) and all(_whole(size, 0) for size in value)
 )
-PRECISION = Leaf("float32 or int8", lambda value: value in ("float32", "int8", "fp32"))  # fp32 until format 1
+PRECISION = Leaf("float32 or int8", lambda value: value in ("float32", "int8", "fp32"))  # fp32 in format 1
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 MANIFEST: Mapping[str, Any] = {

@@ -113,22 +113,31 @@ def test_a_missing_file_is_refused(copied: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_of_before_is_read(copied: Path) -> None:
-    """A bundle without tolerances of its golden plans is held against those of single precision."""
+    """A bundle of format 1 is read: float32 is fp32 there, multiply-adds are those of the pruned widths, and where
+    golden plans have no tolerances, those of single precision hold."""
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest.update(format_version=1, precision="fp32")
+        del manifest["as_run"], manifest["golden"]["tolerance"]
+
     for path in copied.glob("*.onnx"):
         graph = onnx.load(path)
         (metadata,) = graph.metadata_props
         stated = json.loads(metadata.value)
-        del stated["golden"]["tolerance"]
+        older(stated)
         metadata.value = json.dumps(stated)
         onnx.save(graph, path)
 
-    def older(manifest: dict[str, Any]) -> None:
-        del manifest["golden"]["tolerance"]
+    def hashed(manifest: dict[str, Any]) -> None:
+        older(manifest)
         for name, file in manifest["files"].items():
             file["sha256"] = bundle.sha256(copied / name)
 
-    rewrite(copied, older)
-    plans = golden_plans(Controller.load(copied).bundle, Runtime())
+    rewrite(copied, hashed)
+    controller = Controller.load(copied)
+    assert controller.precision == "float32"
+    assert controller.bundle.macs == sum(controller.bundle.manifest["macs"].values())
+    plans = golden_plans(controller.bundle, Runtime())
     assert all(plan.holds and (plan.allowed_action, plan.allowed_value) == (1e-4, math.inf) for plan in plans)
 
 

@@ -140,7 +140,11 @@ def test_a_manifest_says_what_the_bundle_is(exported: Exported) -> None:
     assert manifest["action"][0]["low"] == list(spec.action_low) and manifest["action"][0]["high"] == list(
         spec.action_high
     )
+    filled = in_tiles(agent.model, spec).config
     assert manifest["macs"] == planning_macs(agent.config.model, spec, agent.config.planner)
+    assert manifest["as_run"]["macs"] == planning_macs(filled, spec, agent.config.planner)
+    running = bundle.read(exported.folder).macs
+    assert sum(manifest["macs"].values()) < running == sum(manifest["as_run"]["macs"].values())
     assert sum(manifest["parameters"].values()) == sum(p.numel() for p in agent.model.parameters())
     assert manifest["training"]["agent_steps"] == step == 40
     assert manifest["planner"]["horizon"] == asked.horizon or {"default": 3, "reference": 1}[exported.case.preset]
