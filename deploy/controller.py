@@ -19,7 +19,7 @@ from deploy import bundle, contract, faults, realtime
 from deploy.anytime import Anytime
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Arrays, Bundle, BundleError
-from deploy.faults import ControlFault, Fault, OnFault
+from deploy.faults import ControlFault, Fault, FaultPolicy
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Controller:
     """Plans one decision after the other from the observations of a robot.
 
     ``act`` answers with a new plan's first action. Where a plan is late the one before is followed further; where
-    there is nothing to plan from, or no plan left to follow, ``on_fault`` decides:
+    there is nothing to plan from, or no plan left to follow, the fault policy ``on_fault`` decides:
 
     - ``hold``: the last action again; before there was one, as ``zero``
     - ``zero``: nought in the actuators' units, or the bound nearest to it
@@ -62,7 +62,7 @@ class Controller:
         described: Bundle,
         graphs: Mapping[str, Graph],
         *,
-        on_fault: OnFault = "hold",
+        on_fault: FaultPolicy = "hold",
         deadline_ms: float | None = None,
         max_age_ms: float | None = None,
         priority: int | None = None,
@@ -85,7 +85,7 @@ class Controller:
         self.value = 0.0
         """Return that the last new plan expects, in the environment's units."""
         self._graphs = graphs
-        self._on_fault: OnFault = on_fault
+        self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
         self._anytime = None
         if deadline_ms is not None:
@@ -100,7 +100,7 @@ class Controller:
         folder: Path | str,
         runtime: Runtime | None = None,
         *,
-        on_fault: OnFault = "hold",
+        on_fault: FaultPolicy = "hold",
         deadline_ms: float | None = None,
         max_age_ms: float | None = None,
     ) -> "Controller":

@@ -24,8 +24,8 @@ class Fault(StrEnum):
     """The deadline passed, and no earlier plan reaches as far as this decision."""
 
 
-OnFault = Literal["hold", "zero", "prior", "raise"]
-"""What a controller does where it has no plan to follow: see ``deploy.controller.Controller``."""
+FaultPolicy = Literal["hold", "zero", "prior", "raise"]
+"""What a controller does about a fault: its ``on_fault``; ``deploy.controller.Controller`` says what each one does."""
 
 
 class ControlFault(ValueError):

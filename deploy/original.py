@@ -13,11 +13,11 @@ from torch import Tensor
 from deploy.bundle import Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
-from tdmpc.state import below
 from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 
@@ -142,7 +142,7 @@ def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings
     names = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
     asked = {name: value for name in names if (value := getattr(config, name)) is not None}
     planner, std = trained.planner, trained.planner.std(step)
-    asked.setdefault("horizon", min(planner.horizon, int(planner.horizon_schedule(step))))
+    asked.setdefault("horizon", planner.horizon_at(step))
     fixed = {"horizon_schedule": Linear(asked["horizon"], asked["horizon"], 0), "std": Linear(std, std, 0)}
     planner = dataclasses.replace(planner, **asked, **fixed)
     try:

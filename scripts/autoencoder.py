@@ -34,11 +34,11 @@ from compression.subject import Judgement
 from scripts import ranges
 from scripts.suite import write_table
 from tdmpc import runs
+from tdmpc.checkpoint import prefixed
 from tdmpc.config import ConfigError, Widths, to_json
 from tdmpc.figures import save
 from tdmpc.files import naming, write_whole
 from tdmpc.layers import mlp
-from tdmpc.state import prefixed
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
