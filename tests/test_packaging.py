@@ -123,5 +123,6 @@ def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
     assert not {"tests", "results", "docs"} & {path.name for path in installed.iterdir()}
     found = run_python("-m", "scripts.main", "--help", folder=installed)
     assert found.returncode == 0 and "train" in found.stdout, found.stderr
-    found = run_python("-c", "import deploy; print(deploy.__file__)", folder=installed)
-    assert found.stdout.startswith(str(installed)), found.stderr
+    for module in ("deploy", "machine"):
+        found = run_python("-c", f"import {module}; print({module}.__file__)", folder=installed)
+        assert found.stdout.startswith(str(installed)), found.stderr
