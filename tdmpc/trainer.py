@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -435,15 +435,19 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load_agent(folder: Path, **overrides: Any) -> tuple[Agent, dict[str, Any]]:
+def load_agent(
+    folder: Path, *, planner: Mapping[str, Any] | None = None, **overrides: Any
+) -> tuple[Agent, dict[str, Any]]:
     """The agent of a run, without its replay, and what was saved beside it.
 
     Args:
         folder: a run folder.
+        planner: settings of ``PlannerConfig`` to plan with instead of the run's.
         overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile.
     """
     saved = checkpoint.load(folder, prefixes=("agent/",))
-    config = from_json(TrainConfig, {**saved.meta["config"], **overrides})
+    settings = {**saved.meta["config"], **overrides}
+    config = from_json(TrainConfig, {**settings, "planner": {**settings["planner"], **(planner or {})}})
     agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
     agent.load_state(below("agent", saved.tensors))
     return agent, saved.meta
