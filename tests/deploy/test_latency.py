@@ -197,7 +197,7 @@ def test_reduced_precision_is_worth_only_its_speed() -> None:
 @pytest.mark.parametrize("period_ms", [None, 20.0])
 def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) -> None:
     """The distributions and the return against the 99th percentile become a PNG, also where no return is known."""
-    from deploy.latency_figures import draw
+    from scripts.report.latency import draw
 
     subjects = [time.subject([0.001, 0.002]), time.subject([0.004])]
     measure: Callable[..., None] = single_stream if period_ms is None else periodic

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from scripts.experiments.archive import read_table
-from scripts.experiments.collect import collect, rank_correlation, returns_around, speed
-from scripts.experiments.estimates import interquartile_mean, mean
+from scripts import csv_tables
+from scripts.collect import collect, rank_correlation, returns_around, speed
+from scripts.csv_tables import write_table
+from scripts.estimates import interquartile_mean, mean
 from scripts.main import main
-from scripts.suite import write_table
 from tdmpc import runs
 from tests.tdmpc.conftest import file_limit
 
@@ -22,6 +22,10 @@ SUMMARY = {
     **{"parameters": 5, "parameters_dense": 10, "precision": "float32", "threads": 1, "load_average": 0.5},
     **{"processor": "a processor", "torch": "2.0"},
 }
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    return csv_tables.read_table(path).to_dict("records")
 
 
 def episode(env_steps: int, value: float) -> dict[str, Any]:
