@@ -1,4 +1,8 @@
-"""``tdmpc suite``: run tasks x methods x seeds on Ray, on this machine or on a cluster."""
+"""``tdmpc suite``: run tasks x methods x seeds on Ray, on this machine or on a cluster.
+
+Runs are plain Ray tasks. Ray Tune has no runs that wait for others (a pruned one for its dense one), tries again what
+cannot succeed (``FailureConfig`` counts every error), keeps folders of its own beside a run's, and needs pyarrow.
+"""
 
 import contextlib
 import json
@@ -94,7 +98,7 @@ def main(arguments: list[str]) -> int:
     suite = read(args.spec)
     every = runs_of(suite)
     chosen = _chosen(every, args.only)
-    _take_up(suite, args)
+    _start_or_resume(suite, args)
     progression = Progression(suite, every, chosen, _failed(suite.folder / SUMMARY))
     progression.write()
     log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
@@ -116,7 +120,7 @@ def _chosen(every: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
     return [run for run in every if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
 
 
-def _take_up(suite: Suite, args: SuiteArgs) -> None:
+def _start_or_resume(suite: Suite, args: SuiteArgs) -> None:
     if (suite.folder / SUMMARY).exists() and not args.resume:
         raise ConfigError(
             f"{suite.folder} was begun before. Go on with it by: tdmpc suite {args.spec} --resume; "

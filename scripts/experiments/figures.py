@@ -85,8 +85,8 @@ def methods(rows: pd.DataFrame) -> Figure:
             axes.plot([place] * len(values), values, "o", color=colour, alpha=0.5, markersize=4, markeredgewidth=0)
             estimate = mean(values)
             axes.plot([place - 0.25, place + 0.25], [estimate.value] * 2, color=colour, linewidth=1.8)
-            if estimate.low is not None:
-                axes.plot([place, place], estimate[1:], color=colour, linewidth=1)
+            if estimate.low is not None and estimate.high is not None:
+                axes.plot([place, place], [estimate.low, estimate.high], color=colour, linewidth=1)
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axes.set(ylabel="return", ylim=(min(0.0, axes.get_ylim()[0]), None))
     return figure

@@ -210,13 +210,13 @@ def autoencoder(path: Path) -> str:
     def cell(method: str, target: float) -> str:
         if (method, target) not in found.index:
             return ""
-        average, deviation = found.loc[(method, target)]
+        average, deviation = found.loc[(method, target)].tolist()
         text = _fixed(average, 2) + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
         return f"**{text}**" if best[target] == (method, target) else text
 
     return markdown(
         {
-            "": AUTOENCODER.get(method, method),
+            "": AUTOENCODER.get(str(method), str(method)),
             **{f"{_share(target)} fewer parameters": cell(method, target) for target in targets},
         }
         for method in rows["method"].unique()

@@ -19,6 +19,27 @@ from tdmpc.metrics import read_rows
 
 PAGE = "report.html"
 STEP = "environment steps"
+CAPTIONS = {
+    "importance": (
+        "Importance of components and layers",
+        "Mean score of the units that a layer has at the time, against its own mean over the run (at the right). Marks "
+        "above: pruning events.",
+    ),
+    "units": (
+        "Importance of units",
+        "Each line is a unit, white from where it was removed; of the value, units of all heads.",
+    ),
+    "widths": ("Widths", "Dense width, arrow, width at the end."),
+    "outcome": (
+        "Return against what is left",
+        "Every training episode at the size that the agent had when it ended; time goes to the right.",
+    ),
+    "events": (
+        "Events",
+        "Losses on windows from the replay, before and after each cut, and the value of plans in units of reward.",
+    ),
+}
+"""Title and caption of the pictures of pruning."""
 
 
 @dataclass(frozen=True)
@@ -73,39 +94,17 @@ def write_report(folder: Path) -> list[Picture]:
 
 def _pruning(folder: Path, rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Picture]:
     """The pictures of pruning, as far as there are records for them."""
+    figures: dict[str, Figure] = {}
     snapshots = read(folder / IMPORTANCE)
-    drawn: list[tuple[str, Figure, str, str]] = []
     if snapshots:
         last = max(row["env_steps"] for row in [*rows, *snapshots])
-        drawn += [
-            (
-                *("importance", pruning.importance(snapshots, events, step=STEP)),
-                "Importance of components and layers",
-                "Mean score of the units that a layer has at the time, against its own mean over the run (at the "
-                "right). Marks above: pruning events.",
-            ),
-            (
-                *("units", pruning.units(snapshots, step=STEP), "Importance of units"),
-                "Each line is a unit, white from where it was removed; of the value, units of all heads.",
-            ),
-            (
-                *("widths", pruning.widths(snapshots, events, last=last, step=STEP), "Widths"),
-                "Dense width, arrow, width at the end.",
-            ),
-        ]
+        figures["importance"] = pruning.importance(snapshots, events, step=STEP)
+        figures["units"] = pruning.units(snapshots, step=STEP)
+        figures["widths"] = pruning.widths(snapshots, events, last=last, step=STEP)
     if events:
-        drawn += [
-            (
-                *("outcome", _outcome(rows), "Return against what is left"),
-                "Every training episode at the size that the agent had when it ended; time goes to the right.",
-            ),
-            (
-                *("events", pruning.losses(events, step=STEP), "Events"),
-                "Losses on windows from the replay, before and after each cut, and the value of plans in units of "
-                "reward.",
-            ),
-        ]
-    return [saved(folder, *each) for each in drawn]
+        figures["outcome"] = _outcome(rows)
+        figures["events"] = pruning.losses(events, step=STEP)
+    return [saved(folder, name, figure, *CAPTIONS[name]) for name, figure in figures.items()]
 
 
 def _outcome(rows: list[dict[str, Any]]) -> Figure:

@@ -19,7 +19,8 @@ def tradeoff(table: pd.DataFrame, *, dense: str, scratch: str) -> Figure:
         scratch: the method that is small from the start: dashed.
     """
     methods = [name for name in table["method"].unique() if name not in (dense, scratch)]
-    looks = {name: {"color": hue, "marker": markers(methods)[name]} for name, hue in colours(methods).items()}
+    hues, marks = colours(methods), markers(methods)
+    looks: dict[str, Any] = {name: {"color": hues[name], "marker": marks[name]} for name in methods}
     figure, (axes,) = panels(1, columns=1, width=6.8, height=4.2, extra=0)
     axes.axhline(table.loc[table["method"] == dense, "psnr"].mean(), color=INK, linewidth=1, linestyle=":", label=dense)
     for name, look in {scratch: {"color": INK, "linestyle": "--", "marker": "x"}, **looks}.items():

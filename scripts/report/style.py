@@ -116,7 +116,7 @@ def steps_axis(axes: Axes, label: str = "") -> None:
 
 def plain_log(axis: Axis, *, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
     """A logarithmic axis with plain numbers: 0.02 rather than 2 x 10^-2."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{"xscale" if axis is axis.axes.xaxis else "yscale": "log"})
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 from deploy import latency
 from deploy.latency import ROUNDS, WARM_UP, Before, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
-from tests.tdmpc.conftest import file_limit
 
 FACTS = {"bundle": "b", "backend": "x", "precision": "fp32", "threads": 1, "macs": 1000, "model": "m"}
 MACHINE = {**machine_facts(Before(load=0.0, stolen_s=None)), "cores": 2}
@@ -192,26 +190,6 @@ def test_reduced_precision_is_worth_only_its_speed() -> None:
         "nothing in fp32 to compare with",
     ]
     assert remarks([{**rows[0], "contended": True}]) == ["contended"]
-
-
-@pytest.mark.parametrize("period_ms", [None, 20.0])
-def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) -> None:
-    """The distributions and the return against the 99th percentile become a PNG, also where no return is known."""
-    from scripts.report.latency import draw
-
-    subjects = [time.subject([0.001, 0.002]), time.subject([0.004])]
-    measure: Callable[..., None] = single_stream if period_ms is None else periodic
-    settings = {"calls": 200, "seconds": 0.0} if period_ms is None else {"period_s": 0.02, "periods": 200}
-    measure(subjects, clock=time.clock, **settings)
-    rows = [
-        {**row(subject, period_ms=period_ms, machine=MACHINE), "return_mean": value}
-        for subject, value in zip(subjects, (800.0, None), strict=True)
-    ]
-    samples = [1000 * np.concatenate(subject.wall_s) for subject in subjects]
-    with file_limit(1000), pytest.raises(OSError, match=r"File too large: .*figure\.png"):
-        draw(rows, samples, tmp_path / "figure.png")
-    draw(rows, samples, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_machine_is_named() -> None:

@@ -1,6 +1,7 @@
 """Laws of ``tdmpc results``: what is collected is what runs left, and pages show nothing else."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -479,6 +480,14 @@ def test_a_bad_table_is_refused(tmp_path: Path, fails: Callable[..., str], conte
     (tmp_path / "results" / "bad" / "runs.csv").write_text(content)
     said = fails("results", "render", "--root", str(tmp_path))
     assert "bad/runs.csv" in said and says in said
+
+
+def test_without_experiments_there_is_nothing_to_render(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed from a wheel, which has no experiments, the command says that it needs a checkout."""
+    monkeypatch.setitem(sys.modules, "scripts.experiments.render", None)
+    assert "works in a checkout of the project" in fails("results", "render", "--root", str(tmp_path))
 
 
 def test_another_folder_is_no_checkout(tmp_path: Path, fails: Callable[..., str]) -> None:
