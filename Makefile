@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test lint attack results setup clean FORCE
+.PHONY: demo test lint attack mutation results setup clean FORCE
 .DEFAULT_GOAL := setup
 
 demo: setup
@@ -27,6 +27,10 @@ lint: setup
 # Kills, odd environments, wrong command lines, flipped bits and hostile observations; see tests/attack/__main__.py.
 attack: setup
 	$(BIN)/python -m tests.attack --seed $(SEED) --scale $(SCALE)
+
+# Small faults in the core, each of which a test should notice; see [tool.mutmut] in pyproject.toml.
+mutation: setup
+	$(BIN)/mutmut run --max-children $(WORKERS) $(MUTANTS)
 
 # Tables and figures of README.md, results/README.md and docs/ from the CSVs in results/.
 results: setup
@@ -59,5 +63,5 @@ $(STAMP): requirements.lock pyproject.toml
 
 # What tools leave behind; the environment and the runs stay.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mutants *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -75,7 +75,7 @@ def check(groups: Groups, keep: Keep) -> None:
 def composed(first: Keep, then: Keep) -> dict[str, Tensor]:
     """The one cut that does what two do: keep 1, 4, 6 and of these keep the second -> keep 4."""
     both = {name: units.gather(1, then[name]) if name in then else units for name, units in first.items()}
-    return {**{name: units for name, units in then.items() if name not in first}, **both}
+    return {**then, **both}
 
 
 def training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

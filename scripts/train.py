@@ -17,8 +17,8 @@ from compression.config import PruneConfig, resolved
 from compression.config import check as check_pruning
 from compression.tdmpc_groups import AgentPruner, agent_groups
 from scripts.report.command import write_report
-from tdmpc import checkpoint, runs
-from tdmpc.agent import device
+from tdmpc import checkpoint, compiling, runs
+from tdmpc.agent import device, resolve_precision
 from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, check_delay, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
@@ -96,11 +96,10 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         asked = args.config
         options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
         spec = describe(asked.env, terminates=asked.terminates, **options)
-        args = _resolved(_parse(arguments, TrainArgs(preset(args.preset, spec))))
+        args = _resolved(_parse(arguments, TrainArgs(_quickest(preset(args.preset, spec), asked, spec))))
         check_delay(args.config, spec)
     check(args.config)
-    device(args.config.device)
-    return args, spec
+    return _on_this_machine(args), spec
 
 
 def _preset_named(arguments: list[str]) -> PresetName:
@@ -117,6 +116,18 @@ def _parse(arguments: list[str], default: TrainArgs) -> TrainArgs:
 
 def _resolved(args: TrainArgs) -> TrainArgs:
     return dataclasses.replace(args, config=dataclasses.replace(args.config, env=resolve(args.config.env)))
+
+
+def _quickest(config: TrainConfig, asked: TrainConfig, spec: EnvSpec) -> TrainConfig:
+    """A preset's settings, compiled where that makes a run of the asked length quicker."""
+    updates = asked.env_steps / spec.action_repeat * asked.updates_per_step
+    return dataclasses.replace(config, compile=compiling.pays(updates, asked.device))
+
+
+def _on_this_machine(args: TrainArgs) -> TrainArgs:
+    """With the precision that ``auto`` stands for here, so that the run goes on in the same one elsewhere."""
+    precision = resolve_precision(args.config, device(args.config.device))
+    return dataclasses.replace(args, config=dataclasses.replace(args.config, precision=precision))
 
 
 def _refuse_changes(saved: TrainArgs, args: TrainArgs) -> None:

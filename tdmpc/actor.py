@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tdmpc import compiling
 from tdmpc.agent import Agent, NonFiniteError, restore_generator
 from tdmpc.planner import Plan, draw_noise, mppi, shift
 from tdmpc.world_model import WorldModel
@@ -95,9 +96,11 @@ class Actor:
             self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
         )
         model = agent.planning_model()
+        start = self._ahead(model, observations)
+        compiling.of_any_size(start, 1)
         plan = mppi(
             model,
-            self._ahead(model, observations),
+            start,
             self.mean[:horizon],
             noise,
             config=config,

@@ -4,12 +4,14 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tdmpc import compiling
+from tdmpc.compiling import Function
 from tdmpc.config import ConfigError, Precision, TrainConfig
 from tdmpc.losses import model_loss, policy_loss, targets
 from tdmpc.normalization import ObservationMoments, RewardMagnitudes
@@ -17,8 +19,6 @@ from tdmpc.planner import imagine, propose
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.state import below, prefixed
 from tdmpc.world_model import WorldModel
-
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class NonFiniteError(RuntimeError):
@@ -56,11 +56,14 @@ class Agent:
         self.policy_optimizer = torch.optim.Adam(self.policy_parameters, lr=config.loss.learning_rate, fused=True)
         self.watch: Callable[[list[nn.Parameter]], None] = _unwatched
         """Called in each update with the parameters of a loss, when their gradients are there and not yet clipped."""
-        self._targets = _maybe_compiled(targets, config)
-        self._model_loss = _maybe_compiled(model_loss, config)
-        self._policy_loss = _maybe_compiled(policy_loss, config)
-        self.propose = _maybe_compiled(propose, config)
-        self.imagine = _maybe_compiled(imagine, config)
+        self._targets = self._maybe_compiled(targets)
+        self._model_loss = self._maybe_compiled(model_loss)
+        self._policy_loss = self._maybe_compiled(policy_loss)
+        self.propose = self._maybe_compiled(propose)
+        self.imagine = self._maybe_compiled(imagine)
+        if config.compile:
+            for model in self._models():
+                compiling.of_any_width(model)
 
     # The update: targets, rollout and losses, step, policy, target network -----------------------------------
 
@@ -189,6 +192,9 @@ class Agent:
         planning.components.to(torch.bfloat16)
         return planning
 
+    def _maybe_compiled(self, function: Function) -> Function:
+        return compiling.compiled(function, self.device.type) if self.config.compile else function
+
     def _models(self) -> list[WorldModel]:
         return list({id(model): model for model in (self.model, self.target, self.planning)}.values())
 
@@ -258,23 +264,12 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-RECOMPILES = 64
-"""Versions of a compiled function: one for each horizon, number of lanes and set of widths; beyond, it runs eagerly."""
-
-
-COMPILATION: dict[str, Any] = {"cpp.use_decompose_tanh": True}
-"""By way of the exponential: several times faster than the library's on a CPU, and as exact where it matters here."""
+WIDE = 256
+"""Units of a layer from which bfloat16 is quicker without compilation, too."""
 
 
 def _unwatched(parameters: list[nn.Parameter]) -> None:
     """Nobody looks at the gradients."""
-
-
-def _maybe_compiled(function: Function, config: TrainConfig) -> Function:
-    if not config.compile:
-        return function
-    torch._dynamo.config.recompile_limit = RECOMPILES
-    return cast(Function, torch.compile(function, dynamic=False, options=COMPILATION))
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
@@ -300,9 +295,15 @@ def device(name: str) -> torch.device:
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:
-    """The precision that ``auto`` stands for on this machine."""
+    """The precision that ``auto`` stands for: bfloat16 where this machine multiplies it natively and layers are wide.
+
+    Narrow layers gain only when they are compiled: else the conversions between precisions cost what products save.
+    """
     if config.precision != "auto":
         return config.precision
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    wide = config.compile or max((*config.model.dynamics, *config.model.value)) >= WIDE
+    return "bfloat16" if native and wide else "float32"

@@ -162,10 +162,11 @@ class TrainConfig:
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the tensor library; 0 for all cores. State it beside every timing."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; ``auto`` is bfloat16 where the processor multiplies it natively: faster for
-    wide models, not for narrow ones."""
+    """Precision of the matrix products; ``auto`` is bfloat16 where the machine multiplies it natively (AMX, AVX-512
+    BF16, CUDA) and layers are wide or compiled. The run keeps what was chosen."""
     compile: bool = False
-    """Compile the planner and the update: needs a C++ compiler and about a minute at the start, then is faster."""
+    """Compile the planner and the update. This needs a C++ compiler, and one or two minutes the first time. ``tdmpc
+    train`` does it where a run is long enough to win that back."""
     model: ModelConfig = field(default_factory=ModelConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -1,7 +1,7 @@
 """Presets: settings chosen by what an environment tells of itself.
 
 ``reference`` is the published setting of TD-MPC (arXiv 2203.04955). ``default`` learns faster per minute on a CPU: what
-it changes was measured (docs/algorithm.md), what was not measured stays as published.
+it changes was measured (docs/training.md), what was not measured stays as published.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ PUBLISHED_DOG = "dm_control/dog-"
 
 MOVING_GOALS = "dm_control/reacher-"
 """Each episode has another goal, without a reward far from it: exploration is needed for as long as published, and a
-lower discount, with which values rise steeply towards goals not met before (docs/algorithm.md)."""
+lower discount, with which values rise steeply towards goals not met before (docs/training.md)."""
 
 
 def preset(name: PresetName, spec: EnvSpec | None = None) -> TrainConfig:
@@ -71,18 +71,26 @@ def _any_units(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
 
 
 def _quick(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Narrower layers, a shorter horizon, an earlier end of exploration."""
+    """Narrower layers, shorter horizons, smaller batches, fewer samples, an earlier end of exploration."""
     width, goal_moves = (128, 128), spec.id.startswith(MOVING_GOALS)
     std = config.planner.std if goal_moves else Linear(0.5, 0.05, 5_000)
     return dataclasses.replace(
         config,
         random_steps=500,
-        batch_size=256,
+        batch_size=128,
         model=dataclasses.replace(
             config.model, dynamics=width, reward=width, termination=width, policy=width, value=width
         ),
-        planner=dataclasses.replace(config.planner, horizon=3, std=std, horizon_schedule=Linear(3, 3, 0)),
-        loss=dataclasses.replace(config.loss, discount=0.95 if goal_moves else config.loss.discount),
+        planner=dataclasses.replace(
+            config.planner,
+            samples=128,
+            elites=16,
+            iterations=3,
+            horizon=3,
+            std=std,
+            horizon_schedule=Linear(3, 3, 0),
+        ),
+        loss=dataclasses.replace(config.loss, horizon=3, discount=0.95 if goal_moves else config.loss.discount),
     )
 
 

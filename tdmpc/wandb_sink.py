@@ -104,7 +104,7 @@ class WandbSink(Sink):
         with self._never_raising("log a table"):
             if self._run and rows:
                 columns: list[Any] = list(dict.fromkeys(column for row in rows for column in row))
-                cells = [[row.get(column) for column in columns] for row in rows]
+                cells: list[Any] = [[row.get(column) for column in columns] for row in rows]
                 self._run.log({"env_steps": env_steps, name: self._table_type(columns=columns, data=cells)})
 
     def histogram(self, name: str, values: Sequence[float], env_steps: int) -> None:

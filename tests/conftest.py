@@ -30,6 +30,9 @@ from tests import stand_in
 # No deadline: a neighbour on the same cores is no failure. Derandomised: the same commit gives the same result.
 hypothesis.settings.register_profile("tdmpc", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tdmpc")
+# In a mutation run, a failing example is enough: it is neither made smaller nor explained.
+FOUND = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("mutation", parent=hypothesis.settings.get_profile("tdmpc"), phases=FOUND)
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -249,16 +249,17 @@ def test_importance_is_recorded_over_the_run(tmp_path: Path) -> None:
         widths = after.get(shot["env_steps"], widths)
 
 
-def test_a_pruner_goes_on_from_its_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", [0.0, 0.9], ids=["kept", "undone"])
+def test_a_pruner_goes_on_from_its_state(tmp_path: Path, harm: float) -> None:
     """Restored between two events, with records beyond it on the disk, a run ends with the same records and units."""
-    _, expected = train(tmp_path / "whole", settings(snapshot_every=7))
+    _, expected = train(tmp_path / "whole", settings(snapshot_every=7), harm=harm)
     torch.manual_seed(0)
-    toy = Toy()
+    toy = Toy(harm=harm)
     folder = tmp_path / "parts"
     folder.mkdir()
     pruner = OnlinePruner(settings(snapshot_every=7), toy.groups, folder)
     torch.manual_seed(0)
-    toy = Toy()
+    toy = Toy(harm=harm)
     for step in range(201):
         learn(pruner, toy)
         toy = pruner.advance(toy, step=step)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from compression.config import PruneConfig
 from compression.records import EVENTS, IMPORTANCE, Journal, read
 from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups
-from tdmpc import checkpoint, runs
+from tdmpc import checkpoint, compiling, runs
 from tdmpc.agent import Agent
-from tdmpc.config import TrainConfig, from_json, to_json
+from tdmpc.config import Linear, TrainConfig, from_json, to_json
 from tdmpc.evaluation import evaluate
 from tdmpc.metrics import Sink, read_rows
 from tdmpc.replay import Replay
@@ -96,6 +97,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: Train
     assert differing(expected, outcome(trainer)) == []
     assert records(folder) == records(tmp_path / "whole")
     assert {event["decision"] for event in read(folder / EVENTS)} >= {"undone" if kind is Undoing else "kept"}
+
+
+@pytest.mark.compiles
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_resumes_behind_an_event(tmp_path: Path) -> None:
+    """A run that compiles anew at the widths behind an event ends with the bits of one that compiled at the first."""
+    planner = dataclasses.replace(RUNS["one lane"].planner, horizon_schedule=Linear(3, 3, 0))
+    config = tiny("Pendulum-v1", compile=True, planner=planner)
+    expected = whole_run(config, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    trainer = open_run(config, folder, Pruned)
+    trainer.patience = 70
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert macs_left(trainer) < 1
+    torch._dynamo.reset()
+    compiling.compiled.cache_clear()
+    trainer = open_run(config, folder, Pruned)
+    trainer.run()
+    assert differing(expected, outcome(trainer)) == []
 
 
 SEAMS = [(Journal, "append"), (Agent, "load_state"), (Replay, "sample"), (checkpoint, "save_file")]

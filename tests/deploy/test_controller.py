@@ -1,5 +1,6 @@
 """Laws of the controller: what it feeds its planner, and that nothing but safe actions leaves it."""
 
+import dataclasses
 import gc
 import json
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from deploy import bundle
+from deploy import bundle, contract
 from deploy.bundle import Bundle, actuate
 from deploy.controller import Controller
 from deploy.sensing import ControlFault, Fault
@@ -43,6 +44,7 @@ BAD: dict[str, tuple[Any, Fault]] = {
 def test_sensors_go_in_and_actuator_units_come_out(control: Make, observation: dict[str, Any]) -> None:
     """The planner is given each sensor under its input's name, and its action is what the robot gets."""
     controller, planner = control()
+    assert controller.value == 0.0
     action = controller.act(observation)
     assert planner.given[0]["observation/joint"] == pytest.approx([0.1, -0.2])
     assert planner.given[0]["observation/body/height"] == 1.5
@@ -107,6 +109,12 @@ def test_the_fault_policy_decides(
     assert controller.act(None).tolist() == pytest.approx(first)
     controller.act(observation)
     assert controller.act(None).tolist() == pytest.approx(later)
+
+
+def test_nought_is_brought_within_bounds(described: Bundle) -> None:
+    """Where an actuator's range lies below or above nought, the bound nearest to it is the safe action."""
+    beyond = dataclasses.replace(described, low=np.float32([-3.0, 0.5]), high=np.float32([-1.0, 2.5]))
+    assert Controller(beyond, {}).act(None).tolist() == [-1.0, 0.5]
 
 
 def test_raising_is_a_policy(control: Make, observation: dict[str, Any]) -> None:
@@ -197,6 +205,48 @@ def test_an_old_observation_is_a_fault(control: Make, observation: dict[str, Any
     for measured_at in (None, 99.99, 99.97, float("nan")):
         controller.act(observation, measured_at=measured_at)
     assert len(planner.given) == 2 and controller.counters.faults[Fault.STALE] == 2
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scripted]:
+    """The graphs that are loaded from now on, by name; each is scripted and takes two numbers."""
+    graphs: dict[str, Scripted] = {}
+
+    def load(_: Bundle, name: str, __: object) -> Scripted:
+        graphs[name] = Scripted(lambda _: planned())
+        graphs[name].shapes = {"numbers": (2,)}
+        return graphs[name]
+
+    monkeypatch.setattr(contract, "load", load)
+    return graphs
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, [bundle.PLANNER]),
+        ({"on_fault": "prior"}, [bundle.PLANNER, bundle.POLICY]),
+        ({"deadline_ms": 60_000.0}, [bundle.START, bundle.REFINE]),
+    ],
+    ids=str,
+)
+def test_what_is_needed_is_loaded_and_run_once(
+    described: Bundle, loaded: dict[str, Scripted], settings: dict[str, Any], needed: list[str]
+) -> None:
+    """A controller loads the graphs that its settings ask for, and no other, and runs each once before it acts."""
+    Controller.load(described.folder, **settings).close()
+    assert list(loaded) == needed
+    assert all([given["numbers"].tolist() for given in graph.given] == [[0, 0]] for graph in loaded.values())
+
+
+@pytest.mark.parametrize(("allowed", "stale"), [(None, 1), (1e9, 0)])
+def test_an_observation_may_be_as_old_as_a_period(
+    described: Bundle, loaded: dict[str, Scripted], observation: dict[str, Any], allowed: float | None, stale: int
+) -> None:
+    """What was measured longer ago than a control period, here of 20 ms, is a fault unless another age is allowed."""
+    controller = Controller.load(described.folder, max_age_ms=allowed)
+    controller.act(observation, measured_at=time.monotonic() - 0.021)
+    assert controller.counters.faults[Fault.STALE] == stale
 
 
 @pytest.mark.parametrize("part", ["action", "new_mean"])

@@ -122,7 +122,7 @@ def test_all_bad_settings_are_named_at_once(fails: Callable[..., str]) -> None:
     said = fails("train", "Pendulum-v1", "--batch-size=0", "--loss.discount=1.5", "--planner.elites=9999")
     assert "--batch-size must be at least 1, got 0" in said
     assert "--loss.discount must be less than 1, got 1.5" in said
-    assert "--planner.elites must be at most the 537 candidates" in said
+    assert "--planner.elites must be at most the 153 candidates" in said
 
 
 def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

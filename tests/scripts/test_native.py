@@ -130,10 +130,8 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], objec
 def test_a_damaged_bundle_is_refused(
     exported: Path, built: Path, tmp_path: Path, damage: Callable[[Path], object], status: int, says: str
 ) -> None:
-    """A bundle that is damaged, incomplete, from the future or not its manifest's is one line on standard error.
-
-    The program stands alone on a board, so it is asked without the command around it.
-    """
+    """A bundle that is damaged, incomplete, from the future or not its manifest's is one line on standard error."""
+    # The program stands alone on a board, so it is asked without the command around it.
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
     damage(folder)
     found = subprocess.run([built / PROGRAM, folder, "--check"], capture_output=True, text=True)

@@ -427,7 +427,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     """After SIGINT a run saves, says how to go on and exits with 130; gone on with, it equals one left alone."""
     folder, alone = tmp_path / "run", tmp_path / "alone"
     settings = ["Pendulum-v1", *SMALL, "--terminates=False", "--random-steps=30", "--eval-episodes=1"]
-    process = command(*settings, f"--run-dir={folder}", "--env-steps=1000000")
+    process = command(*settings, f"--run-dir={folder}", "--env-steps=9000")
     wait_for_steps(process, folder)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)

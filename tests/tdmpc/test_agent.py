@@ -302,6 +302,17 @@ def test_units_reach_all_networks(make_agent: MakeAgent, make_batch: MakeBatch, 
         assert model.reward_scale == 16
 
 
+def test_growth_of_the_scale_is_told(make_agent: MakeAgent, make_batch: MakeBatch) -> None:
+    """Observing tells by what factor the reward scale has grown: one where it stays, or where it is not learned."""
+    agent, fixed = make_agent(), make_agent(model={"scale_rewards": False})
+    growths = []
+    for reward in (5.0, -3.0, 30.0):
+        growths.append(agent.observe(torch.zeros(1, 3), torch.tensor([reward])))
+        agent.update(make_batch())
+        assert fixed.observe(torch.zeros(1, 3), torch.tensor([reward])) == 1
+    assert growths == [8, 1, 4]
+
+
 @pytest.mark.parametrize("rewards", [[0.0, 0.0], [0.3, -0.1], [-1.0, 1.0]])
 def test_the_scale_stays_for_what_it_covers(make_agent: MakeAgent, make_batch: MakeBatch, rewards: list[float]) -> None:
     """Rewards within the scale change nothing."""
@@ -396,12 +407,25 @@ def test_bfloat16_plans_like_float32(make_agent: MakeAgent, make_batch: MakeBatc
     assert not torch.equal(*actions)
 
 
-def test_precision_is_resolved(make_config: Callable[..., Any]) -> None:
-    """A precision that is asked for is given; auto becomes one of the two."""
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize("computes", [True, False])
+def test_precision_is_resolved(
+    make_agent: MakeAgent, make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, computes: bool
+) -> None:
+    """A precision that is asked for is given; auto is bfloat16 where the device computes in it and it is quicker."""
+    cpu, fastest = torch.device("cpu"), "bfloat16" if computes else "float32"
     for precision in ("float32", "bfloat16"):
         assert resolve_precision(make_config(precision=precision), cpu) == precision
-    assert resolve_precision(make_config(precision="auto"), cpu) in ("float32", "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: computes)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not computes)
+    wide = {"precision": "auto", "model": {"value": (256, 8)}}
+    assert resolve_precision(make_config(**wide), torch.device("cuda")) == fastest
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: not computes)
+    for amx, avx in ((computes, False), (False, computes)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert make_agent(**wide).precision == fastest
+        assert make_agent(precision="auto").precision == "float32"
+        assert resolve_precision(make_config(precision="auto", compile=True), cpu) == fastest
 
 
 @pytest.mark.compiles

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdmpc.config import LossConfig, PlannerConfig
-from tdmpc.losses import LOSS_CAP, ModelLoss, Targets, model_loss, policy_loss, rollout, targets, temporal_weights
+from tdmpc.losses import ModelLoss, Targets, model_loss, policy_loss, rollout, targets, temporal_weights
 from tdmpc.spec import Batch
 from tdmpc.world_model import WorldModel
 
@@ -197,6 +197,7 @@ def test_without_terminations_there_is_no_termination_loss(make_model: MakeModel
         ({"horizon": 4}, {"consistency": 0.5, "reward": 0.5, "value": 0.5, "termination": 0.5}),
         ({"consistency": 6.0}, {"consistency": 3.0}),
         ({"consistency_width": 3}, {"consistency": 2.0}),
+        ({"consistency_width": None}, {}),  # today's width, which is the same
         ({"reward": 1.5}, {"reward": 3.0}),
         ({"value": 0.3}, {"value": 3.0}),
         ({"termination": 2.1}, {"termination": 3.0}),
@@ -231,7 +232,7 @@ def test_windows_count_by_their_importance(models: tuple[WorldModel, WorldModel]
 
 
 def test_a_monstrous_window_is_capped(models: tuple[WorldModel, WorldModel], make_batch: MakeBatch) -> None:
-    """A part of a window's loss beyond the cap counts as the cap and pulls at nothing; so does its priority."""
+    """A part of a window's loss beyond 10,000 counts as that, as published, and pulls at nothing; so its priority."""
     online, target = models
     batch, noise = make_batch(steps=2, size=2), torch.randn(2, 2, 2)
     monstrous = batch._replace(
@@ -241,8 +242,8 @@ def test_a_monstrous_window_is_capped(models: tuple[WorldModel, WorldModel], mak
     _, found = losses(online, target, monstrous._replace(weights=weights), noise)
     gradients = torch.autograd.grad(found.total, list(online.components["reward"].parameters()))
     assert not any(gradient.any() for gradient in gradients)
-    assert found.priorities[0] == LOSS_CAP
-    assert found.total.item() == pytest.approx((0.5 + 0.1) * LOSS_CAP / 2 / LOSS.horizon, rel=0.01)
+    assert found.priorities[0] == 1e4
+    assert found.total.item() == pytest.approx((0.5 + 0.1) * 1e4 / 2 / LOSS.horizon, rel=0.01)
 
 
 # ------------------------------------------------------------------------------------------------------- gradients

@@ -242,6 +242,27 @@ def test_plans_stay_inside(
     assert [tuple(part.shape) for part in found] == [(horizon, 2, 2), (horizon, 2, 2), (horizon, 2, 6, 2), (2, 6), (2,)]
 
 
+def test_iterations_value_what_they_draw(make_model: MakeModel, make_config: Callable[..., Any]) -> None:
+    """Samples lie at the mean plus the deviation times their draw, bounded; the function that is given values them."""
+    model, config = make_model(), make_config().planner
+    noise = draw_noise(torch.Generator().manual_seed(0), config=config, horizon=3, batch=2, action_dim=2)
+    valued: list[Tensor] = []
+
+    def evaluate(model: WorldModel, z: Tensor, actions: Tensor, *, discount: float) -> Tensor:
+        valued.append(actions)
+        return actions.sum((0, 3))
+
+    settings = {"discount": 0.9, "min_std": 0.1, "evaluate": evaluate}
+    z, mean = torch.randn(2, 6), torch.rand(3, 2, 2) - 0.5
+    mppi(model, z, mean, noise, config=config, **settings)
+    once = mppi(model, z, mean, PlanNoise(noise.samples[:1], noise.policy), config=config, **settings)
+    assert len(valued) == config.iterations + 1 == 3
+    for found, middle, deviation, draws in zip(
+        valued, (mean, once.mean), (torch.full_like(mean, config.max_std), once.std), noise.samples, strict=False
+    ):
+        torch.testing.assert_close(found, (middle[:, :, None] + deviation[:, :, None] * draws).clamp(-1, 1))
+
+
 def test_noise_is_all_the_randomness(make_model: MakeModel, make_config: Callable[..., Any]) -> None:
     """The same noise gives the same plan bit for bit, other noise another one, and no global generator is touched."""
     model, config = make_model(), make_config().planner
@@ -408,6 +429,14 @@ def test_perturb_is_clipped_twice() -> None:
     action, noise = torch.tensor([0.0, 0.0, 0.0, 0.9, -0.9]), torch.tensor([1.0, 10.0, -10.0, 4.0, -10.0])
     found = perturb(action, noise, config=PlannerConfig(policy_std=0.05, policy_noise_clip=0.3))
     torch.testing.assert_close(found, torch.tensor([0.05, 0.3, -0.3, 1.0, -1.0]))
+
+
+def test_the_bounds_let_the_gradient_through() -> None:
+    """A perturbed action moves as its action does, inside the bounds as beyond them."""
+    action = torch.tensor([0.0, 0.5, 0.9, -0.9], requires_grad=True)
+    noise = torch.tensor([1.0, -10.0, 4.0, -10.0])
+    perturb(action, noise, config=PlannerConfig(policy_std=0.05, policy_noise_clip=0.3)).sum().backward()
+    assert action.grad is not None and action.grad.tolist() == [1, 1, 1, 1]
 
 
 def test_plans_without_proposals(make_model: MakeModel, make_config: Callable[..., Any]) -> None:

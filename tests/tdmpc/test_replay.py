@@ -1,5 +1,6 @@
 """Laws of the replay, most of them against a model that keeps every episode as a plain list."""
 
+import re
 import sys
 import tracemalloc
 from math import fsum
@@ -316,6 +317,21 @@ def test_a_new_window_has_the_largest_priority_seen_so_far():
     np.testing.assert_allclose(sorted(set(replay.sample(64).weights.tolist())), [0.25, 1.0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [0.25, 3.0])
+def test_rescaled_priorities_are_those_of_the_new_unit(factor):
+    """After rescaling, windows old and new are drawn as if every error had been measured in the new unit."""
+    replays = []
+    for before, after in ((1.0, factor), (factor, 1.0)):
+        recorder = make(capacity=3, horizon=1, alpha=0.6)
+        for _ in range(2):
+            recorder.step(RUNS)
+        recorder.replay.update_priorities(np.arange(2), before * np.array([4.0, 8.0]))
+        recorder.replay.rescale_priorities(after)
+        recorder.step(RUNS)
+        replays.append(recorder.replay.state()["leaves"])
+    np.testing.assert_allclose(*replays, rtol=1e-5)
+
+
 def test_a_priority_of_zero_is_not_the_end_of_a_window():
     """A window whose error was zero can still be drawn."""
     recorder = make(horizon=1)
@@ -459,14 +475,16 @@ def test_a_capacity_below_one_window_a_lane_is_refused():
     assert recorder.replay.windows == 2
 
 
-def test_a_step_of_another_size_is_refused():
-    """Lanes or sensors in a number that the replay was not made for are named in the error."""
-    replay = make(lanes=2).replay
-    for lanes, sensors, name in ((3, 2, "observations"), (1, 2, "observations"), (2, 3, "observations")):
-        flags = np.zeros(lanes, dtype=bool)
-        step = np.zeros((lanes, sensors))
-        with pytest.raises(ValueError, match=rf"^{name} must have shape \(2, 2\), got \({lanes}, {sensors}\)"):
-            replay.add(step, np.zeros((lanes, 1)), np.zeros(lanes), flags, flags, step)
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminated", "truncated", "next_observations"])
+def test_a_step_of_another_size_is_refused(name):
+    """Lanes or numbers that the replay was not made for are an error that names the argument, and nothing is stored."""
+    replay, flags = make(lanes=2).replay, np.zeros(2, dtype=bool)
+    step = {"observations": np.zeros((2, 2)), "actions": np.zeros((2, 1)), "rewards": np.zeros(2)}
+    step |= {"terminated": flags, "truncated": flags, "next_observations": np.zeros((2, 2))}
+    for wrong in (step[name][:1], np.repeat(step[name], 2, axis=0), step[name][..., None]):
+        shapes = f"must have shape {step[name].shape}, got {wrong.shape}"
+        with pytest.raises(ValueError, match=rf"^{name} {re.escape(shapes)}$"):
+            replay.add(**step | {name: wrong})
     assert len(replay) == 0
 
 

@@ -191,8 +191,10 @@ def test_a_row_for_each_episode(tmp_path: Path, register: Callable[..., str]) ->
     assert [row["episode"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["env_steps"] for row in rows] == [18, 18, 36, 36, 54, 54]
     assert {row["length"] for row in rows} == {9}
-    ended = trainer.replay.state()["rows"][:20].reshape(10, 2, -1)[:9, :, -1].sum(0)
-    assert [rows[0]["return"], rows[1]["return"]] == pytest.approx(ended.tolist())
+    rewards = trainer.replay.state()["rows"][:60, -1].reshape(
+        3, 10, 2
+    )  # an episode takes one row more than it has steps
+    assert [row["return"] for row in rows] == pytest.approx(rewards.sum(1).flatten().tolist())
     losses = {key for key in rows[2] if key.startswith("loss/")}
     assert losses == {"loss/total", "loss/policy", "loss/consistency", "loss/reward", "loss/value"}
     assert not losses & rows[0].keys()
