@@ -15,11 +15,11 @@ from deploy.cases import Original
 from deploy.graphs import Settings
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, TrainConfig, check
 from tdmpc.planner import PlanNoise
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
-from tdmpc.state import below
 from tdmpc.trainer import load_agent
 
 COMPARED = 100
@@ -116,7 +116,7 @@ def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings
     names = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
     asked = {name: value for name in names if (value := getattr(config, name)) is not None}
     planner, std = trained.planner, trained.planner.std(step)
-    asked.setdefault("horizon", min(planner.horizon, int(planner.horizon_schedule(step))))
+    asked.setdefault("horizon", planner.horizon_at(step))
     fixed = {"horizon_schedule": Linear(asked["horizon"], asked["horizon"], 0), "std": Linear(std, std, 0)}
     planner = dataclasses.replace(planner, **asked, **fixed)
     try:

@@ -36,10 +36,10 @@ from scripts.report.comparison import gallery, tradeoff
 from scripts.report.page import page, saved
 from scripts.report.pruning import importance, losses, outcome, units, widths
 from tdmpc import runs
+from tdmpc.checkpoint import prefixed
 from tdmpc.config import ConfigError, Widths, to_json
 from tdmpc.files import write_whole
 from tdmpc.layers import mlp
-from tdmpc.state import prefixed
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""

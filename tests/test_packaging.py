@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -120,3 +122,21 @@ def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
 def test_one_console_command() -> None:
     """The project installs one command, `tdmpc`."""
     assert PROJECT["scripts"] == {"tdmpc": "scripts.main:main"}
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
+    """A wheel, unpacked away from the checkout, imports and knows its commands; it brings neither tests nor results."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants"))
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path / "wheel"))
+    built = run_python("-m", "pip", "wheel", *options, str(source), folder=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "wheel").glob("tdmpc-*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    assert not {"tests", "results", "docs"} & {path.name for path in installed.iterdir()}
+    found = run_python("-m", "scripts.main", "--help", folder=installed)
+    assert found.returncode == 0 and "train" in found.stdout, found.stderr
+    found = run_python("-c", "import deploy; print(deploy.__file__)", folder=installed)
+    assert found.stdout.startswith(str(installed)), found.stderr
