@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     else:
         _show(rows)
     if args.plot is not None:
-        from deploy.latency_figures import draw
+        from scripts.report.latency import draw
 
         draw(rows, samples, args.plot)
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -93,6 +94,20 @@ def test_deploy_needs_no_torch() -> None:
     """Importing deploy works where PyTorch is missing."""
     result = run_without("torch", "import deploy")
     assert result.returncode == 0, result.stderr
+
+
+def test_a_robot_draws_its_latencies() -> None:
+    """The figure of latencies asks for neither PyTorch nor pandas."""
+    result = run_without("torch", "sys.modules['pandas'] = None; import scripts.report.latency")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_wheel_has_no_experiments() -> None:
+    """A wheel holds the commands and their figures, and not the experiments of this project."""
+    chosen = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(ROOT), exclude=chosen["exclude"], include=chosen["include"])
+    assert {"tdmpc", "compression", "deploy", "scripts", "scripts.report"} <= set(packages)
+    assert [name for name in packages if "experiments" in name] == []
 
 
 def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:

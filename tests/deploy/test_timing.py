@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 import machine
 from deploy.timing import ROUNDS, WARM_UP, Clock, Timed, periodic, remarks, row, single_stream
-from tests.tdmpc.conftest import file_limit
 
 FACTS = {"bundle": "b", "backend": "x", "precision": "float32", "threads": 1, "macs": 1000, "model": "m"}
 MACHINE = {**machine.facts(machine.Before(load=0.0, stolen_s=None)), "awake": False, "cores": 2}
@@ -175,23 +173,3 @@ def test_reduced_precision_is_worth_only_its_speed() -> None:
         "nothing in float32 to compare with",
     ]
     assert remarks([{**rows[0], "contended": True}]) == ["contended"]
-
-
-@pytest.mark.parametrize("period_ms", [None, 20.0])
-def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) -> None:
-    """The distributions and the return against the 99th percentile become a PNG, also where no return is known."""
-    from deploy.latency_figures import draw
-
-    subjects = [time.subject([0.001, 0.002]), time.subject([0.004])]
-    measure: Callable[..., None] = single_stream if period_ms is None else periodic
-    settings = {"calls": 200, "seconds": 0.0} if period_ms is None else {"period_s": 0.02, "periods": 200}
-    measure(subjects, clock=time.clock, **settings)
-    rows = [
-        {**row(subject.facts, subject.times, period_ms=period_ms, machine=MACHINE), "return_mean": value}
-        for subject, value in zip(subjects, (800.0, None), strict=True)
-    ]
-    samples = [subject.times.every_ms for subject in subjects]
-    with file_limit(1000), pytest.raises(OSError, match=r"File too large: .*figure\.png"):
-        draw(rows, samples, tmp_path / "figure.png")
-    draw(rows, samples, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
