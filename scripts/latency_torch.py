@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def timed_agent(run: Path, *, threads: int, precision: Precision | None = None, 
     """
     torch.set_num_threads(threads)
     begun = time.perf_counter()
-    chosen = {} if precision is None else {"precision": precision}
+    chosen: dict[str, Any] = {} if precision is None else {"precision": precision}
     agent, meta = load_agent(run, device="cpu", compile=False, **chosen)
     load_s = time.perf_counter() - begun
     planner = agent.config.planner
