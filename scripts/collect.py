@@ -16,20 +16,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from compression import records
-from scripts.experiments import archive
-from scripts.experiments.archive import ResultsError, read_table
-from scripts.experiments.estimates import correlation
+from scripts.csv_tables import read_table
+from scripts.errors import ResultsError
+from scripts.estimates import correlation
 from scripts.suite import SUMMARY
 from tdmpc import runs
 from tdmpc.metrics import read_rows
 
+RUNS, CURVES, EVENTS, IMPORTANCE, LATENCY = (
+    f"{name}.csv" for name in ("runs", "curves", "events", "importance", "latency")
+)
 Table = list[dict[str, Any]]
-T = TypeVar("T")
 
 PARTS = ("plan", "update", "environment", "replay", "prune")
 PER_UPDATE = ("update", "replay")
@@ -89,11 +92,11 @@ def collect(suite: Path, *, revision: str = "") -> dict[str, Table]:
     every = entries(suite)
     finished = [entry for entry in every if entry.status == "finished"]
     tables = {
-        archive.RUNS: [_run_row(entry, revision) for entry in every],
-        archive.CURVES: [row for entry in finished for row in _curve(entry)],
-        archive.EVENTS: [row for entry in finished for row in _events(entry)],
-        archive.IMPORTANCE: [row for entry in finished for row in _importance(entry)],
-        archive.LATENCY: [row for entry in finished for row in _latency(entry)],
+        RUNS: [_run_row(entry, revision) for entry in every],
+        CURVES: [row for entry in finished for row in _curve(entry)],
+        EVENTS: [row for entry in finished for row in _events(entry)],
+        IMPORTANCE: [row for entry in finished for row in _importance(entry)],
+        LATENCY: [row for entry in finished for row in _latency(entry)],
     }
     return {name: [_short(row) for row in table] for name, table in tables.items() if table}
 
@@ -103,8 +106,9 @@ def entries(suite: Path) -> list[Entry]:
     path = suite / SUMMARY
     if not path.exists():
         raise ResultsError(f"{suite} is no suite's folder: there is no {SUMMARY}. tdmpc suite makes one")
+    table = read_table(path, "task", "method", "seed", "status", "command")
     with _reading(path):
-        return [_entry(row, suite) for row in read_table(path, "task", "method", "seed", "status", "command")]
+        return [_entry(row, suite) for row in table.to_dict("records")]
 
 
 def _entry(row: Mapping[str, str], suite: Path) -> Entry:
@@ -193,29 +197,23 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
     Of a run that prunes a finished one, both trainings are in its metrics, and so in these figures.
     """
-    seconds = dict.fromkeys(PARTS, 0.0)
-    decisions = 0.0
-    for before, row in pairwise([{"updates": 0, "agent_steps": 0}, *rows]):
-        made = {
-            "updates": row["updates"] - before["updates"],
-            "agent_steps": row["agent_steps"] - before["agent_steps"],
-        }
-        decisions += made["agent_steps"]
-        for part in PARTS:
-            calls = made["updates" if part in PER_UPDATE else "agent_steps"]
-            seconds[part] += calls * (row.get(f"time/{part}_ms") or 0.0) / 1000
+    table = pd.DataFrame(rows, columns=None if rows else ["updates", "agent_steps", "decisions_per_s"])
+    made = table[["updates", "agent_steps"]].diff().fillna(table)  # before the first row there was nothing
+    calls = {part: made["updates" if part in PER_UPDATE else "agent_steps"] for part in PARTS}
+    times = table.reindex(columns=[f"time/{part}_ms" for part in PARTS]).astype(float).fillna(0.0) / 1000
+    seconds = {part: float((calls[part] * times[f"time/{part}_ms"]).sum()) for part in PARTS}
     total = sum(seconds.values())
-    last = [row["decisions_per_s"] for row in rows[-LAST:] if row.get("decisions_per_s")]
+    last = table.tail(LAST).get("decisions_per_s", pd.Series(dtype=float)).dropna()
     return {
-        "decisions_per_s": decisions / total if total else None,
-        "decisions_per_s_last": _mean(last),
+        "decisions_per_s": float(made["agent_steps"].sum()) / total if total else None,
+        "decisions_per_s_last": _mean(last.tolist()),
         **{f"share_{part}": time / total if total else None for part, time in seconds.items()},
     }
 
 
 def _curve(entry: Entry) -> Table:
-    path = entry.folder / runs.CURVE_TABLE
-    return [{**entry.name, **row} for row in read_table(path, "kind", "env_steps", "return")]
+    rows = read_table(entry.folder / runs.CURVE_TABLE, "kind", "env_steps", "return")
+    return [{**entry.name, **row} for row in rows.to_dict("records")]
 
 
 # Pruning ---------------------------------------------------------------------------------------------------------
@@ -262,18 +260,14 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _importance(entry: Entry) -> Table:
     with _reading(entry.folder / records.IMPORTANCE) as path:
-        snapshots = _spread(records.read(path))
+        every = records.read(path)
+        chosen = np.linspace(0, len(every) - 1, min(SNAPSHOTS, len(every))).round().astype(int)
+        snapshots = [every[index] for index in chosen]
         return [
             {**entry.name, **row}
             for before, snapshot in pairwise(snapshots)
             for row in _movement(before, snapshot, snapshots[-1])
         ]
-
-
-def _spread(snapshots: Sequence[T]) -> list[T]:
-    """At most ``SNAPSHOTS``, evenly spaced, with the first and the last."""
-    chosen = np.linspace(0, len(snapshots) - 1, min(SNAPSHOTS, len(snapshots))).round().astype(int)
-    return [snapshots[index] for index in chosen]
 
 
 def _movement(
@@ -296,17 +290,10 @@ def rank_correlation(one: Mapping[str, Any], other: Mapping[str, Any]) -> float 
 
     None where a head has too few of them, or where all its scores are the same.
     """
-    found = []
-    for units, scores, other_units, other_scores in zip(
-        one["units"], one["scores"], other["units"], other["scores"], strict=True
-    ):
-        there = dict(zip(other_units, other_scores, strict=True))
-        pairs = [(score, there[unit]) for unit, score in zip(units, scores, strict=True) if unit in there]
-        known = correlation([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        if known is None:
-            return None
-        found.append(known.value)
-    return float(np.mean(found))
+    heads = [[pd.Series(*head) for head in zip(axis["scores"], axis["units"], strict=True)] for axis in (one, other)]
+    pairs = [pd.concat(pair, axis=1, join="inner").to_numpy().T.tolist() for pair in zip(*heads, strict=True)]
+    found = [correlation(*pair) for pair in pairs]
+    return None if None in found else float(np.mean([each.statistic for each in found]))
 
 
 # Deployment ------------------------------------------------------------------------------------------------------

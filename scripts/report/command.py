@@ -1,25 +1,45 @@
 """``tdmpc report``: what a run did and what pruning did to it, as pictures and as one page."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from matplotlib.figure import Figure
 from tyro.conf import Positional
 
-from compression import figures
 from compression.records import EVENTS, IMPORTANCE, read
-from compression.report import Picture, page
+from scripts.report import pruning
+from scripts.report.page import Picture, page, saved
+from scripts.report.style import Figure
+from scripts.report.training import PUBLISHED, learning_curve, training_panels
 from tdmpc import runs
-from tdmpc.figures import PUBLISHED, learning_curve, save, training_panels
-from tdmpc.files import naming, write_whole
+from tdmpc.files import write_whole
 from tdmpc.metrics import read_rows
 
 PAGE = "report.html"
 STEP = "environment steps"
+CAPTIONS = {
+    "importance": (
+        "Importance of components and layers",
+        "Mean score of the units that a layer has at the time, against its own mean over the run (at the right). Marks "
+        "above: pruning events.",
+    ),
+    "units": (
+        "Importance of units",
+        "Each line is a unit, white from where it was removed; of the value, units of all heads.",
+    ),
+    "widths": ("Widths", "Dense width, arrow, width at the end."),
+    "outcome": (
+        "Return against what is left",
+        "Every training episode at the size that the agent had when it ended; time goes to the right.",
+    ),
+    "events": (
+        "Events",
+        "Losses on windows from the replay, before and after each cut, and the value of plans in units of reward.",
+    ),
+}
+"""Title and caption of the pictures of pruning."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +68,8 @@ def write_report(folder: Path) -> list[Picture]:
     spec, config = runs.spec(folder), runs.config(folder)
     rows = read_rows(folder / runs.METRICS) if (folder / runs.METRICS).exists() else []
     events = read(folder / EVENTS)
-    with naming(folder / runs.CURVE):
-        learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
-    with naming(folder / runs.PANELS):
-        training_panels(rows, folder / runs.PANELS, title=spec.id)
+    learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
+    training_panels(rows, folder / runs.PANELS, title=spec.id)
     pictures = [
         Picture(
             folder / runs.CURVE, "Return", "Return of training episodes, and of the evaluation without exploration."
@@ -74,40 +92,19 @@ def write_report(folder: Path) -> list[Picture]:
     return pictures
 
 
-def _pruning(folder: Path, rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> Iterator[Picture]:
+def _pruning(folder: Path, rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Picture]:
     """The pictures of pruning, as far as there are records for them."""
-
-    def picture(name: str, figure: Figure, title: str, caption: str) -> Picture:
-        path = folder / f"{name}.png"
-        with naming(path):
-            save(figure, path)
-        return Picture(path, title, caption)
-
+    figures: dict[str, Figure] = {}
     snapshots = read(folder / IMPORTANCE)
     if snapshots:
-        yield picture(
-            *("importance", figures.importance(snapshots, events, step=STEP), "Importance of components and layers"),
-            "Mean score of the units that a layer has at the time, against its own mean over the run (at the right). "
-            "Marks above: pruning events.",
-        )
-        yield picture(
-            *("units", figures.units(snapshots, step=STEP), "Importance of units"),
-            "Each line is a unit, white from where it was removed; of the value, units of all heads.",
-        )
         last = max(row["env_steps"] for row in [*rows, *snapshots])
-        yield picture(
-            *("widths", figures.widths(snapshots, events, last=last, step=STEP), "Widths"),
-            "Dense width, arrow, width at the end.",
-        )
+        figures["importance"] = pruning.importance(snapshots, events, step=STEP)
+        figures["units"] = pruning.units(snapshots, step=STEP)
+        figures["widths"] = pruning.widths(snapshots, events, last=last, step=STEP)
     if events:
-        yield picture(
-            *("outcome", _outcome(rows), "Return against what is left"),
-            "Every training episode at the size that the agent had when it ended; time goes to the right.",
-        )
-        yield picture(
-            *("events", figures.losses(events, step=STEP), "Events"),
-            "Losses on windows from the replay, before and after each cut, and the value of plans in units of reward.",
-        )
+        figures["outcome"] = _outcome(rows)
+        figures["events"] = pruning.losses(events, step=STEP)
+    return [saved(folder, name, figure, *CAPTIONS[name]) for name, figure in figures.items()]
 
 
 def _outcome(rows: list[dict[str, Any]]) -> Figure:
@@ -116,7 +113,7 @@ def _outcome(rows: list[dict[str, Any]]) -> Figure:
     for row in rows:  # evaluations do not tell the size that training left
         left = row.get("prune/macs_left", left)
         sized.append({**row, "prune/macs_left": left})
-    return figures.outcome(
+    return pruning.outcome(
         sized,
         train="return",
         evaluation="return_mean",

@@ -1,21 +1,20 @@
-"""The agent itself as a subject of latency measurements: what a bundle has to be quicker than."""
+"""The agent itself in PyTorch, to be timed beside its bundle: what a bundle has to be quicker than."""
 
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from deploy.latency import Subject
+from deploy.timing import Timed
 from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
 from tdmpc.planner import planning_macs
 from tdmpc.trainer import load_agent
 
 
-def torch_subject(
-    run: Path, *, threads: int, precision: Precision | None = None, horizon: int | None = None
-) -> Subject:
+def timed_agent(run: Path, *, threads: int, precision: Precision | None = None, horizon: int | None = None) -> Timed:
     """The agent of a run as ``tdmpc evaluate`` has it.
 
     Args:
@@ -26,7 +25,7 @@ def torch_subject(
     """
     torch.set_num_threads(threads)
     begun = time.perf_counter()
-    chosen = {} if precision is None else {"precision": precision}
+    chosen: dict[str, Any] = {} if precision is None else {"precision": precision}
     agent, meta = load_agent(run, device="cpu", compile=False, **chosen)
     load_s = time.perf_counter() - begun
     planner = agent.config.planner
@@ -39,7 +38,7 @@ def torch_subject(
         "bundle": str(run),
         "backend": "torch",
         "language": "python",
-        "precision": {"float32": "fp32", "bfloat16": "bf16"}[agent.precision],
+        "precision": agent.precision,
         "threads": threads,
         "spinning": None,
         "deadline_ms": None,
@@ -49,4 +48,4 @@ def torch_subject(
         "return_mean": None,
         "model": str(run),
     }
-    return Subject(facts, lambda _: actor.act(observation, step=step, explore=False))
+    return Timed(facts, lambda _: actor.act(observation, step=step, explore=False))

@@ -9,7 +9,7 @@ import pytest
 
 from compression.records import EVENTS, read
 from scripts.main import main
-from scripts.report import PAGE
+from scripts.report.command import PAGE
 from tdmpc import runs
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY, file_limit, registered

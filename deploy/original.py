@@ -1,4 +1,4 @@
-"""What is exported: an agent, the planner's settings in force, and observations that it has met."""
+"""What is exported: an agent with its planner's settings in force, and observations that it has met."""
 
 import dataclasses
 import math
@@ -10,20 +10,22 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import Arrays, BundleError
-from deploy.cases import Original
-from deploy.graphs import Settings
-from tdmpc import checkpoint
+from deploy.bundle import Arrays, BundleError, Shapes
+from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
-from tdmpc.config import ConfigError, Linear, TrainConfig, check
-from tdmpc.planner import PlanNoise
+from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check
+from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import load_agent
+from tdmpc.world_model import WorldModel
 
 COMPARED = 100
 """Replayed observations, at least, on which a bundle is compared with its agent."""
+
+Inputs = tuple[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise]
+"""Observation, plan of the decision before, and noise: what one plan is made of."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ExportConfig:
     policy_trajectories: int | None = None
     noise: Literal["input", "baked"] = "input"
     """``baked``: every plan uses the same draws, and the controller draws nothing; it cannot plan within deadlines."""
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["float32", "int8"] = "float32"
     """``int8``: products in eight bits, calibrated on replayed observations. Not faster everywhere: measure it."""
     opset: int = 18
     """Version of ONNX's operators."""
@@ -46,45 +48,67 @@ class ExportConfig:
     """Of the noise that is baked in, and of all comparisons."""
 
 
-class Subject(NamedTuple):
-    """What is exported."""
+@dataclass(frozen=True)
+class Settings:
+    """A planner with everything that a schedule or a flag decided: constants of the graphs."""
 
-    agent: Agent
-    meta: Mapping[str, Any]
-    """What the checkpoint says of itself."""
+    planner: PlannerConfig
+    """Its ``horizon`` is the one in force."""
+    min_std: float
+    discount: float
+
+
+class Original(NamedTuple):
+    """An agent as its bundle has it: what graphs are exported from and compared with."""
+
+    model: WorldModel
     settings: Settings
-    observations: Float[Tensor, "S B O"]
-    """Windows of the replay."""
+    spec: EnvSpec
+
+    def plan(
+        self, observation: Float[Tensor, "B O"], previous: Float[Tensor, "H B A"], noise: PlanNoise, **hooks: Any
+    ) -> Plan:
+        """The agent's plans; ``hooks`` as ``mppi`` has them."""
+        config, discount, min_std = self.settings.planner, self.settings.discount, self.settings.min_std
+        start = (self.model.encode(observation), shift(previous), noise)
+        return mppi(self.model, *start, config=config, discount=discount, min_std=min_std, **hooks)
+
+    def propose(self, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"]) -> Proposals:
+        """The policy's plans."""
+        return planner.propose(self.model, z, noise, config=self.settings.planner, discount=self.settings.discount)
+
+    def imagine(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"]) -> Float[Tensor, "B N"]:
+        """What plans are worth, in model units."""
+        return planner.imagine(self.model, z, actions, discount=self.settings.discount)
 
     @property
-    def spec(self) -> EnvSpec:
-        """The environment."""
-        return self.agent.spec
-
-    @property
-    def original(self) -> Original:
-        """The agent as the bundle has it."""
-        return Original(self.agent.model, self.settings, self.spec)
-
-    @property
-    def sensors(self) -> dict[str, tuple[int, ...]]:
+    def sensors(self) -> Shapes:
         """Shapes of the sensors, by graph input."""
         return {sensor_input(name): shape for name, shape in self.spec.observation_layout}
 
-    def split(self, observation: Float[Tensor, "O"]) -> tuple[Tensor, ...]:
-        """A flat observation as its sensors gave it."""
-        sizes = [math.prod(shape) for shape in self.sensors.values()]
-        parts = observation.split(sizes)
-        return tuple(part.reshape(shape) for part, shape in zip(parts, self.sensors.values(), strict=True))
+    def split(self, observation: Float[Tensor, "O"]) -> dict[str, Tensor]:
+        """A flat observation as its sensors gave it, by graph input."""
+        parts = observation.split([math.prod(shape) for shape in self.sensors.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.sensors.items(), parts, strict=True)}
 
-    def sense(self, observation: Float[Tensor, "O"]) -> Arrays:
+    def readings(self, observation: Float[Tensor, "O"]) -> Arrays:
         """A flat observation as the graphs take it."""
-        return {name: part.numpy() for name, part in zip(self.sensors, self.split(observation), strict=True)}
+        return {name: part.numpy() for name, part in self.split(observation).items()}
 
     def feed(self, observation: Float[Tensor, "O"], previous: Float[Tensor, "H A"], noise: PlanNoise) -> Arrays:
         """What a planner's graph is given, in the order in which the golden file has it."""
         inputs = {"previous_mean": previous, "noise_policy": noise.policy, "noise_samples": noise.samples}
-        return self.sense(observation) | {name: value.contiguous().numpy() for name, value in inputs.items()}
+        return self.readings(observation) | {name: each.contiguous().numpy() for name, each in inputs.items()}
+
+
+class Source(NamedTuple):
+    """What a bundle is made from."""
+
+    original: Original
+    training: Mapping[str, Any]
+    """Run, seed and steps, as the manifest has them."""
+    observations: Float[Tensor, "S B O"]
+    """Windows of the replay."""
 
 
 def sensor_input(name: str) -> str:
@@ -92,7 +116,7 @@ def sensor_input(name: str) -> str:
     return name if name == "observation" else f"observation/{name}"
 
 
-def load_subject(run: Path, config: ExportConfig) -> Subject:
+def load(run: Path, config: ExportConfig) -> Source:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
@@ -106,9 +130,11 @@ def load_subject(run: Path, config: ExportConfig) -> Subject:
             f"{run} was trained with a delay of {agent.config.delay}: a bundle knows no actions on their way yet, and "
             "would plan from the wrong moment. Export a run without --delay"
         )
-    settings = _settings(agent.config, meta["agent_steps"], config)
+    original = Original(agent.model, _settings(agent.config, meta["agent_steps"], config), agent.spec)
+    steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
-    return Subject(agent, {**meta, "run": str(run.resolve())}, settings, _replayed(run, agent, windows))
+    training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
+    return Source(original, training, _replayed(run, agent, windows))
 
 
 def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:

@@ -1,20 +1,17 @@
 """Laws of the measurement, on a clock that tests wind: rounds, timetables, misses, and what is recorded beside them."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy import latency
-from deploy.latency import ROUNDS, WARM_UP, Before, Clock, Subject, machine_facts, periodic, remarks, row, single_stream
-from tests.tdmpc.conftest import file_limit
+import machine
+from deploy.timing import ROUNDS, WARM_UP, Clock, Timed, periodic, remarks, row, single_stream
 
-FACTS = {"bundle": "b", "backend": "x", "precision": "fp32", "threads": 1, "macs": 1000, "model": "m"}
-MACHINE = {**machine_facts(Before(load=0.0, stolen_s=None)), "cores": 2}
+FACTS = {"bundle": "b", "backend": "x", "precision": "float32", "threads": 1, "macs": 1000, "model": "m"}
+MACHINE = {**machine.facts(machine.Before(load=0.0, stolen_s=None)), "awake": False, "cores": 2}
 
 
 class Time:
@@ -27,7 +24,7 @@ class Time:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def subject(self, durations: Sequence[float], *, share: float = 1.0) -> Subject:
+    def subject(self, durations: Sequence[float], *, share: float = 1.0) -> Timed:
         """Decides in these times, over and over; the warm-up is immediate."""
         calls = -WARM_UP
 
@@ -38,7 +35,7 @@ class Time:
                 self.computed += share * durations[calls % len(durations)]
             calls += 1
 
-        return Subject(dict(FACTS), decide)
+        return Timed(dict(FACTS), decide)
 
 
 @pytest.fixture
@@ -50,15 +47,15 @@ def test_single_stream_is_long_enough(time: Time) -> None:
     """There are as many calls and as much time as asked for, in equal rounds, without the warm-up."""
     quick, slow = time.subject([0.001]), time.subject([0.5])
     single_stream([quick, slow], calls=1000, seconds=10.0, clock=time.clock)
-    assert [len(times) for times in quick.wall_s] == [pytest.approx(2000, abs=1)] * ROUNDS
-    assert [len(times) for times in slow.wall_s] == [200] * ROUNDS
-    assert quick.busy_s == pytest.approx(10, rel=1e-3) and slow.busy_s == pytest.approx(500)
+    assert [len(times) for times in quick.times.wall_s] == [pytest.approx(2000, abs=1)] * ROUNDS
+    assert [len(times) for times in slow.times.wall_s] == [200] * ROUNDS
+    assert quick.times.busy_s == pytest.approx(10, rel=1e-3) and slow.times.busy_s == pytest.approx(500)
 
 
 def test_subjects_take_turns(time: Time) -> None:
     """A slow change of the machine hits all subjects alike: each is timed in every round before the next begins."""
     turns: list[str] = []
-    subjects = [Subject(dict(FACTS), lambda _, name=name: turns.append(name)) for name in "ab"]
+    subjects = [Timed(dict(FACTS), lambda _, name=name: turns.append(name)) for name in "ab"]
     single_stream(subjects, calls=ROUNDS, seconds=0.0, clock=time.clock)
     assert "".join(turns[2 * WARM_UP :]) == "ab" * ROUNDS
 
@@ -67,33 +64,33 @@ def test_a_release_waits_for_its_time(time: Time) -> None:
     """Calls begin at multiples of the period, however long the ones before took; in time, nothing is missed."""
     subject = time.subject([0.001, 0.009])
     periodic([subject], period_s=0.01, periods=10, clock=time.clock)
-    assert subject.late_s == pytest.approx([0.0] * 10, abs=1e-9)
-    assert np.concatenate(subject.wall_s) == pytest.approx([0.001, 0.009] * 5)
-    assert subject.missed == [False] * 10
+    assert subject.times.late_s == pytest.approx([0.0] * 10, abs=1e-9)
+    assert np.concatenate(subject.times.wall_s) == pytest.approx([0.001, 0.009] * 5)
+    assert subject.times.missed == [False] * 10
 
 
 def test_a_late_call_misses_and_skips(time: Time) -> None:
     """A call that takes 2.5 periods misses its own deadline and the next release, and delays the one after that."""
     subject = time.subject([0.025, 0.001, 0.001, 0.001])
     periodic([subject], period_s=0.01, periods=5 * ROUNDS, clock=time.clock)
-    first = subject.missed[:5]
+    first = subject.times.missed[:5]
     assert first == [True, True, False, False, False]
-    assert subject.late_s[:2] == pytest.approx([0.0, 0.005])
-    assert len(subject.missed) == 5 * ROUNDS
+    assert subject.times.late_s[:2] == pytest.approx([0.0, 0.005])
+    assert len(subject.times.missed) == 5 * ROUNDS
 
 
 def test_every_period_is_accounted_for(time: Time) -> None:
     """However slow the calls, as many periods are met or missed as were asked for."""
     subject = time.subject([1.0])
     periodic([subject], period_s=0.01, periods=23, clock=time.clock)
-    assert subject.missed == [True] * 23
+    assert subject.times.missed == [True] * 23
 
 
 def test_a_row_has_what_was_promised(time: Time) -> None:
     """A row in single-stream mode has percentiles, spread of the rounds, CPU time, rates and conditions; it is JSON."""
     subject = time.subject([0.001, 0.003])
     single_stream([subject], calls=1000, seconds=0.0, clock=time.clock)
-    found = row(subject, period_ms=None, machine=MACHINE)
+    found = row(subject.facts, subject.times, period_ms=None, machine=MACHINE)
     assert json.loads(json.dumps(found)) == found
     assert (found["mode"], found["calls"], found["p50_ms"], found["max_ms"]) == ("single", 1000, 3.0, 3.0) or (
         found["min_ms"],
@@ -109,9 +106,9 @@ def test_a_periodic_row_has_its_misses(time: Time) -> None:
     """A row in periodic mode tells misses with their bounds, the longest run of them, and the jitter."""
     subject = time.subject([0.015, *[0.001] * 8])
     periodic([subject], period_s=0.01, periods=1000, clock=time.clock)
-    found = row(subject, period_ms=10.0, machine=MACHINE)
+    found = row(subject.facts, subject.times, period_ms=10.0, machine=MACHINE)
     assert (found["mode"], found["period_ms"], found["periods"]) == ("periodic", 10.0, 1000)
-    assert found["misses"] == sum(subject.missed) > 0
+    assert found["misses"] == sum(subject.times.missed) > 0
     assert found["miss_rate_lower95"] < found["miss_rate"] < found["miss_rate_upper95"]
     assert found["longest_misses"] == 1 and found["jitter_max_ms"] == pytest.approx(5.0)
 
@@ -121,7 +118,7 @@ def test_a_contended_run_is_flagged(time: Time, share: float, load: float, conte
     """Where calls had less than their core's time, or no core was free at the start, the row says so."""
     subject = time.subject([0.001], share=share)
     single_stream([subject], calls=50, seconds=0.0, clock=time.clock)
-    found = row(subject, period_ms=None, machine={**MACHINE, "load_before": load})
+    found = row(subject.facts, subject.times, period_ms=None, machine={**MACHINE, "load_before": load})
     assert found["contended"] is contended
 
 
@@ -144,16 +141,16 @@ def test_preemptions_are_those_of_the_calls(time: Time, measure: Callable[..., N
         time.now += 0.001
 
     clock = time.clock._replace(preemptions=preempted, sleep=sleep)
-    subject = Subject(dict(FACTS), decide)
+    subject = Timed(dict(FACTS), decide)
     settings = {"calls": 50, "seconds": 0.0} if measure is single_stream else {"period_s": 0.01, "periods": 50}
     measure([subject], clock=clock, **settings)
-    assert subject.preemptions == 50
+    assert subject.times.preemptions == 50
 
 
 def test_a_controller_is_told_when_it_was_due(time: Time) -> None:
     """At a period every call knows its release, one after the other there is none."""
     due: list[float | None] = []
-    subject = Subject(dict(FACTS), due.append)
+    subject = Timed(dict(FACTS), due.append)
     periodic([subject], period_s=0.5, periods=5, clock=time.clock)
     assert due[WARM_UP:] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5])
     due.clear()
@@ -161,62 +158,18 @@ def test_a_controller_is_told_when_it_was_due(time: Time) -> None:
     assert due == [None] * (WARM_UP + 5)
 
 
-@pytest.mark.parametrize(("policy", "told"), [(os.SCHED_FIFO, 50), (os.SCHED_OTHER, None)])
-def test_a_priority_is_recorded(monkeypatch: pytest.MonkeyPatch, policy: int, told: int | None) -> None:
-    """The real-time priority in force stands beside the times; an ordinary process has none."""
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
-    monkeypatch.setattr(os, "sched_getparam", lambda _: os.sched_param(50))
-    assert machine_facts(Before(load=0.0, stolen_s=None))["priority"] == told
-
-
-def test_what_a_hypervisor_took_is_the_difference() -> None:
-    """Stolen time is that of the measurement alone, and unknown where it was not counted before."""
-    assert machine_facts(Before(load=0.0, stolen_s=None))["stolen_ms"] is None
-    now = latency.stolen_s()
-    if now is not None:
-        assert machine_facts(Before(load=0.0, stolen_s=now - 2.0))["stolen_ms"] >= 2000
-
-
 def test_reduced_precision_is_worth_only_its_speed() -> None:
-    """Beside an int8 or bf16 row stands how fast it is against the same agent in fp32, or that nothing tells."""
+    """Beside an int8 or bfloat16 row stands how fast it is against the same agent in float32, or that nothing tells."""
 
     def made(precision: str, p50_ms: float, model: str = "m") -> dict[str, Any]:
         facts = {"precision": precision, "p50_ms": p50_ms, "model": model, "threads": 1, "mode": "single"}
         return {**facts, "contended": False}
 
-    rows = [made("fp32", 10.0), made("int8", 12.5), made("bf16", 4.0), made("int8", 1.0, "other")]
+    rows = [made("float32", 10.0), made("int8", 12.5), made("bfloat16", 4.0), made("int8", 1.0, "other")]
     assert remarks(rows) == [
         "",
-        "not faster than fp32 (0.80 x)",
-        "2.50 x as fast as fp32",
-        "nothing in fp32 to compare with",
+        "not faster than float32 (0.80 x)",
+        "2.50 x as fast as float32",
+        "nothing in float32 to compare with",
     ]
     assert remarks([{**rows[0], "contended": True}]) == ["contended"]
-
-
-@pytest.mark.parametrize("period_ms", [None, 20.0])
-def test_a_figure_is_drawn(time: Time, tmp_path: Path, period_ms: float | None) -> None:
-    """The distributions and the return against the 99th percentile become a PNG, also where no return is known."""
-    from deploy.latency_figures import draw
-
-    subjects = [time.subject([0.001, 0.002]), time.subject([0.004])]
-    measure: Callable[..., None] = single_stream if period_ms is None else periodic
-    settings = {"calls": 200, "seconds": 0.0} if period_ms is None else {"period_s": 0.02, "periods": 200}
-    measure(subjects, clock=time.clock, **settings)
-    rows = [
-        {**row(subject, period_ms=period_ms, machine=MACHINE), "return_mean": value}
-        for subject, value in zip(subjects, (800.0, None), strict=True)
-    ]
-    samples = [1000 * np.concatenate(subject.wall_s) for subject in subjects]
-    with file_limit(1000), pytest.raises(OSError, match=r"File too large: .*figure\.png"):
-        draw(rows, samples, tmp_path / "figure.png")
-    draw(rows, samples, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_machine_is_named() -> None:
-    """Processor, cores, affinity, load, memory and versions are recorded as the machine has them."""
-    facts = machine_facts(Before(load=0.5, stolen_s=0.0))
-    assert facts["load_before"] == 0.5 and facts["load_after"] >= 0 and facts["peak_rss_bytes"] > 1e6
-    assert facts["cores"] == len(facts["affinity"]) > 0 and facts["processor"]
-    assert facts["versions"]["numpy"] == np.__version__

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from compression import figures
+from scripts.report import pruning
 
 
 def snapshot(step: int, axes: dict[str, tuple[list[list[int]], list[list[float]]]]) -> dict[str, Any]:
@@ -48,15 +48,15 @@ def texts(figure: Figure) -> str:
 
 def test_the_mean_is_over_the_units_that_are_there() -> None:
     """An axis' importance is the mean score of its units, of all heads; the last snapshot of a step counts."""
-    steps, names, means = figures.mean_scores([SNAPSHOTS[0], SNAPSHOTS[0] | {"env_steps": 30}, SNAPSHOTS[1]])
-    assert steps.tolist() == [10, 30] and names == ["enc.0", "latent"]
-    assert means.tolist() == [[3.5, 2.5], [0.5, 0.5]]
+    means = pruning.mean_scores([SNAPSHOTS[0], SNAPSHOTS[0] | {"env_steps": 30}, SNAPSHOTS[1]])
+    assert means.to_dict("index") == {"enc.0": {10: 3.5, 30: 2.5}, "latent": {10: 0.5, 30: 0.5}}
 
 
 def test_ranks_end_where_a_unit_goes() -> None:
     """Each unit has its rank inside its head, those that stay first; one that was removed has none."""
-    steps, ranks = figures.unit_ranks(SNAPSHOTS, "enc.0")
-    assert steps.tolist() == [10, 30]
+    table = pruning.unit_ranks(SNAPSHOTS, "enc.0")
+    assert table.columns.tolist() == [10, 30]
+    ranks = table.to_numpy()
     # Stay: unit 1 of head 0 (rank 0.5, then 1), unit 2 of head 0 (1, 0), of head 1 units 0 (1, 0) and 2 (0, 1).
     assert sorted(map(tuple, ranks[:4].tolist())) == [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0), (1.0, 0.0)]
     assert ranks[0].tolist() == [0.5, 1.0]
@@ -68,7 +68,7 @@ def test_ranks_end_where_a_unit_goes() -> None:
 )
 def test_cells_meet_halfway(steps: list[float], edges: list[float]) -> None:
     """Borders of a heatmap's cells lie halfway between the steps."""
-    assert figures._edges(np.array(steps)).tolist() == edges
+    assert pruning.cell_edges(steps).tolist() == edges
 
 
 @pytest.mark.parametrize("events", [EVENTS, EVENTS[:1], []], ids=["undone", "kept", "none"])
@@ -76,9 +76,9 @@ def test_cells_meet_halfway(steps: list[float], edges: list[float]) -> None:
 def test_every_picture_can_be_drawn(snapshots: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
     """Importance, units and widths are drawn from few records as from many, with and without events."""
     for figure in (
-        figures.importance(snapshots, events, step="updates"),
-        figures.units(snapshots, step="updates"),
-        figures.widths(snapshots, events, last=40, step="updates"),
+        pruning.importance(snapshots, events, step="updates"),
+        pruning.units(snapshots, step="updates"),
+        pruning.widths(snapshots, events, last=40, step="updates"),
     ):
         assert len(np.unique(drawn(figure))) > 1
         assert "updates" in texts(figure)
@@ -88,7 +88,7 @@ def test_scores_of_zero_leave_a_gap() -> None:
     """A layer whose scores are all zero has no logarithm and is drawn as nothing, without a warning."""
     zeros = ([[0, 1]], [[0.0, 0.0]])
     for other, gaps in ((LATENT, [True, False]), (zeros, [True, True])):
-        figure = figures.importance([snapshot(10, {"enc.0": zeros, "latent": other})], [], step="updates")
+        figure = pruning.importance([snapshot(10, {"enc.0": zeros, "latent": other})], [], step="updates")
         drawn(figure)
         (mesh,) = figure.axes[0].collections[:1]
         assert np.ma.getmaskarray(mesh.get_array()).ravel().tolist() == gaps
@@ -96,16 +96,16 @@ def test_scores_of_zero_leave_a_gap() -> None:
 
 def test_marks_tell_what_was_undone() -> None:
     """The legend names undone events only where there are some."""
-    assert "undone" in texts(figures.losses(EVENTS, step="updates"))
-    assert "undone" not in texts(figures.losses(EVENTS[:1], step="updates"))
-    drawn(figures.losses(EVENTS, step="updates"))
+    assert "undone" in texts(pruning.losses(EVENTS, step="updates"))
+    assert "undone" not in texts(pruning.losses(EVENTS[:1], step="updates"))
+    drawn(pruning.losses(EVENTS, step="updates"))
 
 
 def test_losses_that_are_no_numbers_are_left_out() -> None:
     """An event with an infinite loss is drawn beside the others."""
     broken = event(3, 30, decision="undone")
     broken["losses"]["after"]["value"] = float("inf")
-    figure = figures.losses([*EVENTS, broken], step="updates")
+    figure = pruning.losses([*EVENTS, broken], step="updates")
     drawn(figure)
     assert all(np.isfinite(axes.get_ylim()).all() for axes in figure.axes)
 
@@ -119,25 +119,8 @@ def test_the_outcome_is_drawn_at_any_size(left: float) -> None:
         {"kind": "train", "env_steps": 5, "return": 4.0},
         {"kind": "eval", "env_steps": 20, "return_mean": 6.0, "prune/macs_left": left},
     ]
-    figure = figures.outcome(rows, train="return", evaluation="return_mean", label="return", cost="work", step="steps")
+    figure = pruning.outcome(rows, train="return", evaluation="return_mean", label="return", cost="work", step="steps")
     drawn(figure)
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks[0] == "100%" and len(ticks) == len(set(ticks))
     assert all(label in texts(figure) for label in ("return", "work left", "evaluation", "steps"))
-
-
-def test_methods_are_told_apart() -> None:
-    """Each method of a comparison has a line of its own colour, marker or stroke, and a bar over its seeds."""
-    names = ["dense", "scratch", *(f"criterion {number}" for number in range(9))]
-    table = [
-        {"method": name, "target": target, "seed": seed, "parameters_left": 1 - target, "psnr": 20.0 + seed}
-        for name in names
-        for target in ([0.0] if name == "dense" else [0.5, 0.9])
-        for seed in (0, 1)
-    ]
-    figure = figures.tradeoff(table, dense="dense", scratch="scratch")
-    drawn(figure)
-    lines = [container.lines[0] for container in figure.axes[0].containers]
-    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
-    assert len(lines) == len(looks) == 10
-    assert all(name in texts(figure) for name in names)

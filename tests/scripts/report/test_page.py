@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compression.report import Picture, data_uri, page
-from tests.compression.test_figures import EVENTS
+from scripts.report.page import Picture, data_uri, page
+from tests.scripts.report.test_pruning import EVENTS
 
 
 class Links(HTMLParser):

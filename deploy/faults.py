@@ -1,8 +1,8 @@
-"""From what the sensors of a robot give to what a graph takes, and everything that can be wrong with it."""
+"""What can be wrong with a decision, and the reading of sensors, where most of it shows."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,28 +24,33 @@ class Fault(StrEnum):
     """The deadline passed, and no earlier plan reaches as far as this decision."""
 
 
+FaultPolicy = Literal["hold", "zero", "prior", "raise"]
+"""What a controller does about a fault: its ``on_fault``; ``deploy.controller.Controller`` says what each one does."""
+
+
 class ControlFault(ValueError):
-    """Nothing can be planned. A controller raises it only where its fault policy is ``raise``."""
+    """Nothing can be planned. A controller raises it only with ``on_fault="raise"``."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
         self.fault = fault
 
 
-def sense(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
+def read(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
     """The inputs of a graph for an observation.
 
     Args:
-        observation: an array, or a nested mapping or sequence of arrays; anything else of it is left alone.
+        observation: an array, or a mapping or tuple of arrays, nested or by the names of the sensors; anything else of
+            it is left alone.
         sensors: what the graph was exported for.
 
     Raises:
         ControlFault: a sensor is missing, mis-shaped or not finite.
     """
-    return {sensor.input: _read(observation, sensor) for sensor in sensors}
+    return {sensor.input: _reading(observation, sensor) for sensor in sensors}
 
 
-def _read(observation: Any, sensor: Sensor) -> np.ndarray:
+def _reading(observation: Any, sensor: Sensor) -> np.ndarray:
     try:
         given = _part(observation, sensor.name) if isinstance(observation, Mapping | tuple) else observation
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
@@ -65,7 +70,9 @@ def _read(observation: Any, sensor: Sensor) -> np.ndarray:
 
 
 def _part(observation: Any, name: str) -> Any:
-    """``outer/1`` of ``{"outer": (a, b)}`` is ``b``."""
+    """``outer/1`` of ``{"outer": (a, b)}`` is ``b``, and so it is of ``{"outer/1": b}``."""
+    if isinstance(observation, Mapping) and name in observation:
+        return observation[name]
     part = observation
     for key in name.split("/"):
         try:

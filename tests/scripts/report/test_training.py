@@ -1,16 +1,18 @@
 """Laws of the figures: written whole, of a known size, whatever the rows lack, without touching matplotlib's state."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from tdmpc import figures
-from tdmpc.figures import PUBLISHED, learning_curve, training_panels
+from scripts.report import style, training
+from scripts.report.training import PUBLISHED, learning_curve, running_mean, series, training_panels
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
 
@@ -58,7 +60,7 @@ def test_learning_curve_of_several_runs(tmp_path: Path) -> None:
     """A full figure is one PNG of 1400 x 920 pixels with something drawn, and no other file stays."""
     path = tmp_path / "curve.png"
     runs = {f"seed {seed}": full_rows() for seed in range(3)}
-    learning_curve(runs, path, title="cartpole-swingup", published=PUBLISHED[CARTPOLE], threshold=850)
+    learning_curve(runs, path, title="cartpole-swingup", published=PUBLISHED[CARTPOLE])
     image = image_of(path)
     assert image.shape == (920, 1400, 3)
     assert (image < 128).any(axis=2).sum() > 5000
@@ -87,25 +89,25 @@ def test_a_failed_figure_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"old")
 
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr(figures.Figure, "savefig", fail)
+    monkeypatch.setattr(style.Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         learning_curve({"run": full_rows()}, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_running_mean() -> None:
+def test_running_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """The running mean is centred and takes fewer values at both ends."""
-    np.testing.assert_allclose(figures._running_mean(np.array([1.0, 3.0, 8.0]), 3), [2, 4, 5.5])
-    np.testing.assert_allclose(figures._running_mean(np.array([]), 3), [])
+    monkeypatch.setattr(training, "WINDOW", 3)
+    np.testing.assert_allclose(running_mean(pd.Series([1.0, 3.0, 8.0])), [2, 4, 5.5])
+    assert running_mean(pd.Series(dtype=float)).empty
 
 
 def test_rows_are_drawn_in_order_of_steps() -> None:
     """Rows may come in any order, and those without a finite value are left out."""
     rows = [{"env_steps": 16, "a": 2}, {"env_steps": 8, "a": 1.0}, {"env_steps": 24, "a": None}, {"env_steps": 32}]
-    steps, values = figures._series(rows, "a")
-    assert steps.tolist() == [8, 16] and values.tolist() == [1, 2]
+    assert series(rows, "a").to_dict() == {8: 1, 16: 2}
 
 
 def test_published_returns() -> None:
@@ -122,7 +124,7 @@ def test_matplotlib_state_is_left_alone(tmp_path: Path) -> None:
     """Drawing imports no pyplot and changes no global setting of matplotlib."""
     program = f"""
 import sys, matplotlib
-from tdmpc.figures import learning_curve, training_panels
+from scripts.report.training import learning_curve, training_panels
 
 def settings():  # reading the backend would choose one, and import pyplot
     return {{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.experiments.plan import read, runs_of
+from scripts.suite_spec import read, runs_of
 from tdmpc.config import ConfigError
 
-SPECS = Path(__file__).resolve().parents[3] / "scripts" / "experiments"
+SPECS = Path(__file__).resolve().parents[2] / "scripts" / "experiments"
 
 SUITE = """
 name = "try"

@@ -10,6 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("reports need jinja2: pip install 'tdmpc[train]'") from error
 
+from scripts.report.style import Figure, save
+
 TEMPLATE = "report.html.jinja"
 
 
@@ -19,6 +21,13 @@ class Picture(NamedTuple):
     path: Path
     title: str
     caption: str
+
+
+def saved(folder: Path, name: str, figure: Figure, title: str, caption: str) -> Picture:
+    """A figure as a PNG in a folder, with what is to be said about it."""
+    path = folder / f"{name}.png"
+    save(figure, path)
+    return Picture(path, title, caption)
 
 
 def page(
@@ -54,7 +63,8 @@ def page(
         lead=lead,
         result=result,
         pictures=[{**picture._asdict(), "data": data_uri(picture.path, "image/png")} for picture in pictures],
-        events=event_table(events, step) if events else None,
+        events=events,
+        step=step,
         unpruned=unpruned,
         settings=settings,
         video=data_uri(video, "video/mp4") if video else None,
@@ -64,43 +74,3 @@ def page(
 def data_uri(path: Path, kind: str) -> str:
     """A file as an address that holds all of it."""
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-class Cell(NamedTuple):
-    """A place in a table of the page."""
-
-    text: str
-    kind: str = ""
-    """Its CSS class."""
-
-
-def event_table(events: Sequence[Mapping[str, Any]], step: str) -> dict[str, Any]:
-    """Columns and rows of the table of events."""
-    losses = list(events[0]["losses"]["before"])
-    named = [name.replace("_", " ") for name in losses]
-    return {
-        "columns": ["event", step, "decision", "multiply-adds left", "parameters left", *named, "cut"],
-        "rows": [
-            [
-                Cell(str(event["event"])),
-                Cell(f"{event['env_steps']:,}"),
-                Cell(event["decision"], "" if event["decision"] == "kept" else "undone"),
-                *(Cell(f"{_left(event, budget):.1%}") for budget in ("macs", "parameters")),
-                *(Cell(" → ".join(f"{event['losses'][when][name]:.3g}" for when in WHEN)) for name in losses),
-                Cell(_cut(event)),
-            ]
-            for event in events
-        ],
-    }
-
-
-WHEN = ("before", "after")
-
-
-def _left(event: Mapping[str, Any], budget: str) -> float:
-    return event["cost"][budget]["after"] / event["cost"][budget]["dense"]
-
-
-def _cut(event: Mapping[str, Any]) -> str:
-    cut = ", ".join(f"{name} {axis['before']}→{axis['after']}" for name, axis in event["axes"].items())
-    return f"{cut}; {event['reason']}" if event["reason"] else cut
