@@ -16,11 +16,12 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from scripts import ranges
+from scripts.report.style import colours, legend, panels, save, styled
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, PerturbConfig, check_delay
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
-from tdmpc.files import naming, write_whole
+from tdmpc.files import write_whole
 from tdmpc.trainer import load_agent
 
 log = logging.getLogger("tdmpc")
@@ -51,7 +52,7 @@ STRENGTHS: dict[Perturbation, tuple[float, ...]] = {
 }
 """Noise and faults are those of the challenges. Their delays are 3, 6 and 9 steps of the simulator: a decision has
 several."""
-UNITS: dict[Perturbation, str] = {
+UNITS: dict[str, str] = {
     "observation_delay": "decisions",
     "observation_noise": "deviation, sensor units",
     "dropped_sensors": "chance per reading",
@@ -95,8 +96,7 @@ def main(arguments: list[str]) -> int:
     for row in _played(agents, args):
         rows.append(row)
         _write(rows, args.out.with_suffix(".csv"))  # each time: hours of play may be interrupted
-    with naming(args.out.with_suffix(".png")):
-        draw(rows, args.out.with_suffix(".png"))
+    draw(rows, args.out.with_suffix(".png"))
     Console().print(_table(rows))
     print(args.out.with_suffix(".csv"))
     print(args.out.with_suffix(".png"))
@@ -176,32 +176,18 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
+@styled
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Return against strength: a panel for each perturbation, a line for each agent with a bar of one deviation."""
-    from matplotlib.figure import Figure
-
-    from deploy.latency_figures import COLOURS
-    from tdmpc.figures import save
-
     kinds = list(dict.fromkeys(row["perturbation"] for row in rows if row["perturbation"] != NONE))
-    agents = list(dict.fromkeys(row["agent"] for row in rows))
-    lines = -(-len(kinds) // 3)
-    figure = Figure(figsize=(10, 0.6 + 2.6 * lines), layout="constrained")
-    panels = list(figure.subplots(lines, min(3, len(kinds)), sharey=True, squeeze=False).flat)
-    for spare in panels[len(kinds) :]:
-        spare.set_visible(False)
-    for kind, axes in zip(kinds, panels, strict=False):
-        for number, agent in enumerate(agents):
+    agents = colours(list(dict.fromkeys(row["agent"] for row in rows)))
+    figure, drawn = panels(len(kinds), columns=3, width=3, height=2.2)
+    for kind, axes in zip(kinds, drawn, strict=True):
+        for agent, colour in agents.items():
             mine = [row for row in rows if row["agent"] == agent and row["perturbation"] in (NONE, kind)]
             x, y, deviation = ([row[name] for row in mine] for name in ("strength", "return_mean", "return_std"))
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 4, "linewidth": 1.5}
-            axes.errorbar(x, y, deviation, label=agent, capsize=2, **style)
-        axes.set_title(kind.replace("_", " "), fontsize=10, loc="left")
-        axes.set_xlabel(UNITS.get(kind, "largest relative change"), fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(color="#e6e6e6", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.supylabel("return", fontsize=9)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+            axes.errorbar(x, y, deviation, color=colour, marker="o", markersize=4, linewidth=1.5, capsize=2)
+        axes.set_title(kind.replace("_", " "))
+        axes.set(xlabel=UNITS.get(kind, "largest relative change"), ylabel="return")
+    legend(figure, agents.items())
     save(figure, path)
