@@ -22,7 +22,7 @@ from tdmpc.agent import device, resolve_precision
 from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, check_delay, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.env_names import resolve
-from tdmpc.envs import describe
+from tdmpc.envs import NOMINAL, describe, make_env
 from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
@@ -95,6 +95,8 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         check(args.config)
         asked = args.config
         options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
+        if asked.perturb != NOMINAL:  # what cannot be is refused before minutes of random play
+            make_env(asked.env, perturb=asked.perturb, **options).close()
         spec = describe(asked.env, terminates=asked.terminates, **options)
         args = _resolved(_parse(arguments, TrainArgs(_quickest(preset(args.preset, spec), asked, spec))))
         check_delay(args.config, spec)

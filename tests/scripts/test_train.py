@@ -545,3 +545,13 @@ def test_a_smooth_run(tmp_path: Path, fails: Callable[..., str]) -> None:
     says = fails("export", str(run), f"--out={tmp_path / 'bundle'}")
     assert says.startswith(f"{run} was trained with --planner.max-change 0.1: a bundle does not know")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_body_without_a_model_is_refused_at_once(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A perturbation that the environment cannot have is refused before random play and before a folder is made."""
+    monkeypatch.setattr(scripts.train, "describe", None)
+    says = fails("train", TOY, *TINY, "--perturb.masses=0.1", f"--run-dir={tmp_path / 'run'}")
+    assert says == f"{TOY} has no MuJoCo model, which --perturb.masses would change: leave that out"
+    assert not (tmp_path / "run").exists()
