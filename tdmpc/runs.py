@@ -77,8 +77,8 @@ def new(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if not was_there and {path.name for path in folder.iterdir()} <= {LOCK}:
-                shutil.rmtree(folder)
+            if not was_there and {path.name for path in folder.glob("*")} <= {LOCK}:
+                shutil.rmtree(folder, ignore_errors=True)  # it may be gone already
             raise
 
 
