@@ -32,6 +32,10 @@ FIELDS = ["body_mass", "body_inertia", "geom_friction", "dof_damping", "actuator
 ROBOTS = ["cartpole-swingup", "walker-walk", "Hopper-v5"]
 
 
+def only(strength: str, value: float) -> PerturbConfig:
+    return dataclasses.replace(NOMINAL, **{strength: value})
+
+
 def model_of(env: gym.Env) -> mujoco.MjModel:
     bare: Any = env.unwrapped
     return bare.physics.model.ptr if hasattr(bare, "physics") else bare.model
@@ -99,7 +103,7 @@ def test_factors_lie_within_the_spread(strength: str, field: str, several: bool)
     """
     deviations = []
     for spread in (0.2, 0.4):
-        with closing(make_env("walker-walk", perturb=PerturbConfig(**{strength: spread}))) as env:
+        with closing(make_env("walker-walk", perturb=only(strength, spread))) as env:
             nominal = copies(env)
             env.reset(seed=0)
             drawn = copies(env)
@@ -118,7 +122,7 @@ def test_what_has_no_model_is_refused(strength: str) -> None:
     """Where there is no MuJoCo model, a perturbation of it is refused by its name, and the others are not."""
     says = f"Pendulum-v1 has no MuJoCo model, which --perturb.{strength} would change"
     with pytest.raises(UnsupportedEnvironment, match=says):
-        make_env("Pendulum-v1", perturb=PerturbConfig(**{strength: 0.1}))
+        make_env("Pendulum-v1", perturb=only(strength, 0.1))
     make_env("Pendulum-v1", perturb=PerturbConfig(observation_noise=0.1)).close()
 
 
@@ -135,7 +139,7 @@ def test_off_is_as_it_was() -> None:
         assert np.array_equal(played(env, 1), expected)
 
 
-def perturbed_toy(register: Callable[..., str], **strengths: float) -> tuple[np.ndarray, np.ndarray]:
+def perturbed_toy(register: Callable[..., str], **strengths: Any) -> tuple[np.ndarray, np.ndarray]:
     """Observations of an episode of the toy as it is, and perturbed."""
     with closing(make_env(register(Toy))) as plain, closing(make_env(TOY, perturb=PerturbConfig(**strengths))) as env:
         return played(plain, 4), played(env, 4)
