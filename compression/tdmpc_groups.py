@@ -27,13 +27,13 @@ from compression.records import EVENTS, flat_events
 from compression.shrink import shrink
 from compression.subject import Judgement
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
 from tdmpc.losses import Targets, model_loss, targets, temporal_weights
 from tdmpc.planner import draw_noise, imagine, mppi, planning_macs
 from tdmpc.pruner import NullPruner
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
-from tdmpc.state import below
 from tdmpc.trainer import Trainer
 from tdmpc.world_model import WorldModel, parameter_shapes
 

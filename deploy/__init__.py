@@ -1,12 +1,18 @@
 """From a trained agent to a controller that needs neither PyTorch nor this project's training half.
 
-The run-time half, for a robot: ``Controller``, ``Runtime``. Everything that exports or compares imports PyTorch, and is
-imported by its module's name: ``deploy.export``.
+On a robot, ``controller`` acts, and ``anytime`` lets it keep deadlines. ``faults`` reads sensors. ``bundle`` reads
+files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs against it. ``backends`` runs graphs,
+``realtime`` asks the system for cores and priority. ``timing`` measures, ``percentiles`` says what follows.
+
+Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself.
+``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
+compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
+``validation`` plays a bundle beside its agent. Import these by their names: ``deploy.export``.
 """
 
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.controller import Controller
-from deploy.sensing import ControlFault
+from deploy.faults import ControlFault
 
 __all__ = ["BundleError", "ControlFault", "Controller", "Runtime"]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy.backends import Graph, prioritise
+from deploy import realtime
+from deploy.backends import Graph
 
 SLACK = 0.9
 """How much of the slowest iteration so far is still believed after another one: a hiccup is forgotten in time."""
@@ -49,9 +50,11 @@ class Anytime:
         priority: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Plan with these graphs, in a thread of this priority (``deploy.backends.prioritise``)."""
+        """Plan with these graphs, in a thread of this priority (``deploy.realtime.prioritise``)."""
         self._start, self._refine, self._clock = start, refine, clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="planner", initializer=prioritise, initargs=(priority,))
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="planner", initializer=realtime.prioritise, initargs=(priority,)
+        )
         self._running: Future[None] | None = None
         self._pace = 0.0
 

@@ -1,27 +1,99 @@
-"""Surgery on ONNX graphs: the whole planner out of its start and one iteration.
+"""The ONNX graphs of a bundle: start, iteration and policy as PyTorch exports them, and the planner made out of them.
 
-Both are exported once from ``tdmpc.planner``. Repeating the iteration here, over one copy of the weights, gives what an
-export of the unrolled loop would, several times sooner.
+Start and iteration are exported once from ``tdmpc.planner``. Repeating the iteration here, over one copy of the
+weights, gives what an export of the unrolled loop would, several times sooner.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
+import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxscript import optimizer
+
+from deploy import bundle
+from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
+from deploy.original import Original
+from tdmpc.config import ConfigError
+
+LARGE = 2**30
+
+Graphs = dict[str, ModelProto]
 
 NEXT = {"mean": "new_mean", "std": "new_std"}
 """Inputs of an iteration, and the outputs of the one before that they are."""
 
 
-def unroll(start: ModelProto, refine: ModelProto, *, iterations: int, outputs: Sequence[str]) -> ModelProto:
-    """One graph of a start and several iterations.
+def export_graphs(original: Original, opset: int) -> Graphs:
+    """The bundle's graphs, by file name.
+
+    Raises:
+        ConfigError: PyTorch does not export this version of ONNX's operators.
+    """
+    model, spec, config = original.model, original.spec, original.settings.planner
+    quick, sensors = original._replace(model=in_rows(in_tiles(model, spec))), original.sensors
+    proposals = config.policy_trajectories
+    plan, proposed = (config.horizon, spec.action_dim), (config.horizon, proposals, spec.action_dim)
+    state = dict(zip(Start._fields, ((model.config.latent,), proposed, (proposals,), plan, plan), strict=True))
+    noise = (config.horizon, config.samples, spec.action_dim)
+    start = _exported(StartGraph(quick), sensors, {"previous_mean": plan, "noise_policy": proposed}, opset)
+    refine = _exported(RefineGraph(quick), {}, {**state, "noise": noise}, opset)
+    return {
+        bundle.START: start,
+        bundle.REFINE: refine,
+        bundle.PLANNER: unroll(start, refine, iterations=config.iterations),
+        bundle.POLICY: _exported(PolicyGraph(quick), sensors, {}, opset),
+    }
+
+
+def _exported(module: BundleGraph, sensors: bundle.Shapes, others: bundle.Shapes, opset: int) -> ModelProto:
+    """A module as a graph; it takes its sensors as one tuple, if it has any, and the others one by one."""
+    # A tensor for each: one that is given twice would become one input.
+    example = [torch.zeros(shape) for shape in others.values()]
+    grouped = [tuple(torch.zeros(shape) for shape in sensors.values())] if sensors else []
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (*grouped, *example),
+            dynamo=True,
+            input_names=[*sensors, *others],
+            output_names=[*module.outputs],
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        versions = {each.version for each in program.model_proto.opset_import if not each.domain}
+        if versions != {opset}:
+            raise ConfigError(f"--opset {opset} is not to be had from this version of torch: try --opset 18")
+        # Constants of any size are folded: the heads of the ensemble are slices, and only constants are quantised.
+        optimizer.optimize_ir(program.model, input_size_limit=LARGE, output_size_limit=LARGE)
+    return with_quick_elu(program.model_proto)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' running commentary, and what PyTorch finds outdated in its own code."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def unroll(start: ModelProto, refine: ModelProto, *, iterations: int) -> ModelProto:
+    """One graph of a start and several iterations, with the outputs of the last one that make a decision.
 
     Args:
         start: its outputs are inputs of every iteration, by name.
         refine: one iteration; its input ``noise`` becomes a slice of the new graph's input ``noise_samples``.
         iterations: how many.
-        outputs: which outputs of the last iteration the new graph has.
     """
     inputs = {value.name: value.name for value in start.graph.input}
     nodes, constants = _scoped(start.graph, "start", inputs)
@@ -33,12 +105,12 @@ def unroll(start: ModelProto, refine: ModelProto, *, iterations: int, outputs: S
         added, weights = _scoped(refine.graph, scope, {**state, "noise": f"{scope}/noise"})
         nodes, constants = nodes + added, [*constants, index, *weights]
         state |= {taken: f"{scope}/{given}" for taken, given in NEXT.items()}
-    _rename(nodes, {f"iteration_{iterations - 1}/{name}": name for name in outputs})
+    _rename(nodes, {f"iteration_{iterations - 1}/{name}": name for name in bundle.DECISION})
     graph = helper.make_graph(
         nodes,
         "planner",
         [*start.graph.input, _noise_samples(refine.graph, iterations)],
-        [value for value in refine.graph.output if value.name in outputs],
+        [value for value in refine.graph.output if value.name in bundle.DECISION],
         _share(nodes, constants),
     )
     return helper.make_model(graph, opset_imports=start.opset_import, ir_version=start.ir_version)

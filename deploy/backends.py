@@ -1,23 +1,19 @@
 """What runs a graph: ONNX Runtime, or OpenVINO. Both are imported only when they are asked for."""
 
 import os
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from deploy.bundle import BundleError
+from deploy import realtime
 
 METADATA = "manifest"
 """Under which name a graph's file keeps the manifest."""
 
 BackendName = Literal["onnxruntime", "openvino"]
-WAKING_LATENCY = Path("/dev/cpu_dma_latency")
-"""Where Linux takes wishes for how soon a core is to be awake."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Runtime:
     awake: bool = False
     """Keep the cores out of idle states (Linux, /dev/cpu_dma_latency): waking from one takes up to milliseconds. Costs
     power, and the process needs the right to it."""
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 with OpenVINO where the processor has it. Plans differ then: validate them."""
 
 
@@ -58,7 +54,7 @@ class Graph(Protocol):
     manifest: str | None
     """What the file says of itself, as JSON, where it says anything."""
     precision: str
-    """In which the backend computes what the graph has in single precision: ``fp32`` or ``bf16``."""
+    """In which the backend computes what the graph has in single precision: ``float32`` or ``bfloat16``."""
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name."""
@@ -72,75 +68,14 @@ def load(path: Path, runtime: Runtime) -> Graph:
         ImportError: the backend is not installed; the message says how to.
         BundleError: the cores do not exist, or what else is asked of the system is not to be had.
     """
-    pin(runtime.affinity)
-    if runtime.awake:
-        stay_awake()
-    prioritise(runtime.priority)
+    realtime.settle(cores=runtime.affinity, priority=runtime.priority, awake=runtime.awake)
     return BACKENDS[runtime.backend](path, runtime)
-
-
-def pin(cores: tuple[int, ...]) -> None:
-    """Stay on these cores, with every thread that is started from here on.
-
-    Raises:
-        BundleError: the system has no such core, or cannot pin.
-    """
-    if not cores:
-        return
-    try:
-        os.sched_setaffinity(0, cores)
-    except (AttributeError, OSError, OverflowError, ValueError) as error:
-        raise BundleError(f"cannot stay on cores {', '.join(map(str, cores))}: {error}") from error
-
-
-def prioritise(priority: int | None) -> None:
-    """Run at a real-time priority, with every thread that is started from here on.
-
-    Raises:
-        BundleError: there is no such priority, or this process may not have it.
-    """
-    if priority is None:
-        return
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except (AttributeError, OSError, OverflowError) as error:
-        raise BundleError(
-            f"cannot run at real-time priority {priority}: {error}. On Linux 2 to 99 are to be had with CAP_SYS_NICE "
-            "or an rtprio limit (ulimit -r)"
-        ) from error
-
-
-def stay_awake() -> None:
-    """Have all cores answer at once, for as long as this process lives.
-
-    Raises:
-        BundleError: the system cannot, or this process may not ask it to.
-    """
-    try:
-        _no_latency()
-    except OSError as error:
-        raise BundleError(
-            f"cannot keep the cores awake: {error}. On Linux this takes the right to write to {WAKING_LATENCY}"
-        ) from error
-
-
-def awake() -> bool:
-    """Whether this process keeps the cores awake."""
-    return _no_latency.cache_info().currsize > 0
-
-
-@cache
-def _no_latency() -> IO[bytes]:
-    """The wish to be woken within 0 us; the system forgets it when the file is closed, so it is kept."""
-    file = open(os.open(WAKING_LATENCY, os.O_WRONLY), "wb", buffering=0)  # noqa: SIM115 - never makes a file of its own
-    file.write(struct.pack("i", 0))
-    return file
 
 
 class OnnxRuntimeGraph:
     """A graph in ONNX Runtime, on the processor."""
 
-    precision = "fp32"
+    precision = "float32"
 
     def __init__(self, path: Path, runtime: Runtime) -> None:
         try:
@@ -171,10 +106,10 @@ class OpenVinoGraph:
             raise ImportError("--backend openvino needs OpenVINO: pip install 'tdmpc[openvino]'") from error
         core = openvino.Core()
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = "bf16" if native and runtime.precision == "auto" else "fp32"
+        self.precision = "bfloat16" if native and runtime.precision == "auto" else "float32"
         settings = {
             "INFERENCE_NUM_THREADS": runtime.threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # where to run is `affinity`'s to say

@@ -1,27 +1,14 @@
-"""Plans on which a graph is compared with the agent that it was made of, and how the agent plans them."""
+"""Plans on which a graph is compared with the agent that it was made of, as the agent makes them."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.graphs import Settings
-from tdmpc.planner import Plan, PlanNoise, draw_noise, mppi, propose, shift
-from tdmpc.spec import EnvSpec
-from tdmpc.world_model import OBSERVATION_CLIP, WorldModel
-
-Inputs = tuple[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise]
-"""Observation, plan of the decision before, and noise: what one plan is made of."""
-
-
-class Original(NamedTuple):
-    """An agent as a bundle's settings have it."""
-
-    model: WorldModel
-    settings: Settings
-    spec: EnvSpec
+from deploy.original import Inputs, Original
+from tdmpc.planner import Plan, PlanNoise, draw_noise
+from tdmpc.world_model import OBSERVATION_CLIP
 
 
 class Cases(NamedTuple):
@@ -54,7 +41,7 @@ def plan_cases(
         if noise is not None:
             drawn = PlanNoise(*(one.unsqueeze(-3).expand_as(each) for one, each in zip(noise, drawn, strict=True)))
         noises.append(drawn)
-        plans.append(plan(original, observation, previous[-1], drawn))
+        plans.append(original.plan(observation, previous[-1], drawn))
         previous.append(plans[-1].mean)
     return Cases(observations, torch.stack(previous[:-1]), noises, plans)
 
@@ -71,32 +58,14 @@ def corner_cases(original: Original, observations: Float[Tensor, "B O"], *, seed
     generator = torch.Generator().manual_seed(seed)
     drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=batch, action_dim=spec.action_dim)
     quiet = torch.zeros(config.horizon, batch, 1, spec.action_dim)
-    own = propose(model, model.encode(observations), quiet, config=config, discount=settings.discount).actions
+    own = original.propose(model.encode(observations), quiet).actions
     alike = PlanNoise(*map(torch.zeros_like, drawn))
     alike.samples[0] = own / config.max_std
     noises = [PlanNoise(10 * drawn.samples, 10 * drawn.policy), alike]
     far = observations + (2 * OBSERVATION_CLIP if model.config.normalize_observations else 0) * model.observation_std
-    sensed, nothing = [far, observations], torch.zeros(config.horizon, batch, spec.action_dim)
-    plans = [plan(original, observation, nothing, noise) for observation, noise in zip(sensed, noises, strict=True)]
-    return Cases(torch.stack(sensed), torch.stack([nothing, nothing]), noises, plans)
-
-
-def plan(
-    original: Original,
-    observation: Float[Tensor, "B O"],
-    previous: Float[Tensor, "H B A"],
-    noise: PlanNoise,
-    **hooks: Callable[..., Any],
-) -> Plan:
-    """The agent's plans; ``hooks`` as ``mppi`` has them."""
-    model, settings, _ = original
-    return mppi(
-        *(model, model.encode(observation), shift(previous), noise),
-        config=settings.planner,
-        discount=settings.discount,
-        min_std=settings.min_std,
-        **hooks,
-    )
+    seen, nothing = [far, observations], torch.zeros(config.horizon, batch, spec.action_dim)
+    plans = [original.plan(observation, nothing, noise) for observation, noise in zip(seen, noises, strict=True)]
+    return Cases(torch.stack(seen), torch.stack([nothing, nothing]), noises, plans)
 
 
 def case(cases: Cases, step: int, window: int) -> Inputs:

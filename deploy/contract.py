@@ -1,8 +1,10 @@
-"""The graphs of a bundle, held against its manifest: what it says of them is what they are."""
+"""The graphs of a bundle, held against its manifest and its golden plans: what it says of them is what they are."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from deploy import backends, bundle
 from deploy.backends import Graph, Runtime
@@ -69,3 +71,35 @@ def _difference(said: Any, carried: Any, place: str = "") -> str | None:
 
 def _items(value: dict[str, Any] | list[Any]) -> dict[Any, Any]:
     return value if isinstance(value, dict) else dict(enumerate(value))
+
+
+class GoldenPlan(NamedTuple):
+    """How far a golden plan comes out from where it was when the bundle was exported, and how far it may."""
+
+    action: float
+    """In half widths of the actuators' range."""
+    value: float
+    """In the environment's units."""
+    allowed_action: float
+    allowed_value: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the runtime plans it, up to rounding."""
+        return self.action <= self.allowed_action and self.value <= self.allowed_value
+
+
+def golden_plans(described: Bundle, runtime: Runtime) -> list[GoldenPlan]:
+    """Plan a bundle's golden plans again.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+    graph = load(described, bundle.PLANNER, runtime)
+    half = (described.high - described.low) / 2
+    found = []
+    for (inputs, outputs), allowed in zip(described.golden(), described.golden_tolerances, strict=True):
+        made = graph(inputs)
+        action, value = (np.abs(made[name] - outputs[name]) for name in ("action", "value"))
+        found.append(GoldenPlan(float((action / half).max()), float(value), *allowed))
+    return found

@@ -11,17 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import backends, bundle, contract
+from deploy import bundle, contract, faults, realtime
 from deploy.anytime import Anytime
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Arrays, Bundle, BundleError
-from deploy.sensing import ControlFault, Fault, sense
-
-FaultPolicy = Literal["hold", "zero", "prior", "raise"]
+from deploy.faults import ControlFault, Fault, FaultPolicy
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Controller:
     """Plans one decision after the other from the observations of a robot.
 
     ``act`` answers with a new plan's first action. Where a plan is late the one before is followed further; where
-    there is nothing to plan from, or no plan left to follow, the fault policy decides:
+    there is nothing to plan from, or no plan left to follow, the fault policy ``on_fault`` decides:
 
     - ``hold``: the last action again; before there was one, as ``zero``
     - ``zero``: nought in the actuators' units, or the bound nearest to it
@@ -75,7 +73,7 @@ class Controller:
         Args:
             described: the bundle.
             graphs: by file name: the planner, or start and refine where there is a deadline; the policy where the
-                fault policy needs it.
+                controller needs it on a fault.
             on_fault: see the class.
             deadline_ms: answer within this time, with as many planner iterations as fit.
             max_age_ms: an observation measured longer ago is a fault.
@@ -132,7 +130,7 @@ class Controller:
             # One below: who waits for the deadline is woken in time even where all share a single core.
             planning = replace(runtime, priority=runtime.priority - 1)
         graphs = {name: contract.load(described, name, planning) for name in names}
-        backends.prioritise(runtime.priority)
+        realtime.prioritise(runtime.priority)
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
         max_age_ms = described.control_period_ms if max_age_ms is None else max_age_ms
@@ -150,7 +148,7 @@ class Controller:
             self._random = np.random.default_rng(seed)
         self._followed = self._decision
         self._planned: _Planned | None = None
-        self._sensed: Arrays | None = None
+        self._readings: Arrays | None = None
         self._action: np.ndarray | None = None
 
     def act(
@@ -166,14 +164,14 @@ class Controller:
                 loop was woken late is made good. From this call on when not given.
 
         Raises:
-            ControlFault: there is nothing to act on, and the fault policy is ``raise``.
+            ControlFault: there is nothing to act on, and ``on_fault`` is ``raise``.
         """
         entered = self._clock()
         self.counters.decisions += 1
         self._decision += 1
         try:
             self._check_age(entered, measured_at)
-            self._sensed = sense(observation, self.bundle.sensors)
+            self._readings = faults.read(observation, self.bundle.sensors)
             self._action = self._plan(entered if released_at is None else min(entered, released_at))
         except ControlFault as fault:
             self.counters.faults[fault.fault] += 1
@@ -189,9 +187,9 @@ class Controller:
 
     @property
     def precision(self) -> str:
-        """In which it computes: ``fp32``, ``bf16`` or ``int8``."""
+        """In which it computes: ``float32``, ``bfloat16`` or ``int8``."""
         computed = next(iter(self._graphs.values())).precision
-        return computed if self.bundle.precision == "fp32" else self.bundle.precision
+        return computed if self.bundle.precision == "float32" else self.bundle.precision
 
     def close(self) -> None:
         """End the planner's thread, if there is one."""
@@ -253,15 +251,15 @@ class Controller:
         if self._planned is not None:
             left = self._planned.ahead(self._decision - 1)
             mean[: len(left)] = left
-        return {**(self._sensed or {}), "previous_mean": mean}
+        return {**(self._readings or {}), "previous_mean": mean}
 
     def _draw(self) -> Arrays:
         draw_noise(self._random, self._noise)
         return self._noise
 
     def _safe_action(self) -> np.ndarray:
-        if self._on_fault == "prior" and self._sensed is not None:
-            action = self._graphs[bundle.POLICY](self._sensed)["action"]
+        if self._on_fault == "prior" and self._readings is not None:
+            action = self._graphs[bundle.POLICY](self._readings)["action"]
             if np.isfinite(action).all():
                 return action
         if self._on_fault != "zero" and self._action is not None:
@@ -273,44 +271,3 @@ def draw_noise(random: np.random.Generator, noise: Arrays) -> None:
     """Fill arrays with standard normal draws, in the order in which they are given."""
     for values in noise.values():
         random.standard_normal(dtype=np.float32, out=values)
-
-
-class GoldenPlan(NamedTuple):
-    """How far a golden plan comes out from where it was when the bundle was exported, and how far it may."""
-
-    action: float
-    """In half widths of the actuators' range."""
-    value: float
-    """In the environment's units."""
-    allowed_action: float
-    allowed_value: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the runtime plans it, up to rounding."""
-        return self.action <= self.allowed_action and self.value <= self.allowed_value
-
-
-def golden_plans(described: Bundle, runtime: Runtime) -> list[GoldenPlan]:
-    """Plan a bundle's golden plans again.
-
-    Raises:
-        BundleError: the bundle is damaged.
-    """
-    graph = contract.load(described, bundle.PLANNER, runtime)
-    half = (described.high - described.low) / 2
-    found = []
-    for (inputs, outputs), allowed in zip(described.golden(), described.golden_tolerances, strict=True):
-        made = graph(inputs)
-        action, value = (np.abs(made[name] - outputs[name]) for name in ("action", "value"))
-        found.append(GoldenPlan(float((action / half).max()), float(value), *allowed))
-    return found
-
-
-def golden_deviation(described: Bundle, runtime: Runtime) -> float:
-    """Largest difference of an action from the golden ones, in half widths of its range.
-
-    About 1e-6 where the runtime computes in single precision; more says how far another precision is off, or that
-    elites tie in the golden plans: see ``golden_plans``.
-    """
-    return max(golden.action for golden in golden_plans(described, runtime))

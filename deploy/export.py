@@ -6,10 +6,8 @@ plan as its agent is not written.
 
 import dataclasses
 import json
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,37 +15,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import Arrays, BundleError
 from deploy.cases import Cases, case, corner_cases, plan_cases
 from deploy.golden import write_golden
-from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
 from deploy.manifest import describe
+from deploy.original import ExportConfig, Original, load
 from deploy.parity import Difference, Parity, Planner, differences, parity, value_scale
 from deploy.regret import Regret, loss, regret
-from deploy.subject import ExportConfig, Subject, load_subject
 from tdmpc import runs
-from tdmpc.config import ConfigError
 from tdmpc.files import naming
 from tdmpc.planner import PlanNoise, draw_noise
 
 try:
     import onnx
-    from onnxscript import optimizer
 
     from deploy import probe
-    from deploy.assemble import bake, finished, unroll, with_quick_elu
+    from deploy.assemble import Graphs, bake, export_graphs, finished, quiet, unroll
     from deploy.quantization import quantized
 except ImportError as error:
     raise ImportError("exporting needs ONNX: pip install 'tdmpc[train,export]'") from error
 
 CORNERS = 4
 """Observations from which plans are made that reach the planner's bounds."""
-LARGE = 2**30
-
-Graphs = dict[str, onnx.ModelProto]
 
 
 def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
@@ -63,22 +57,23 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         CheckpointError: the run has no checkpoint that can be read.
         ConfigError: the planner cannot be set so, or there is no such version of ONNX's operators.
     """
-    subject = load_subject(run, config)
+    source = load(run, config)
+    original, observations = source.original, source.observations
     with _staged(out) as folder:
-        draws = _draws(subject, config.seed) if config.noise == "baked" else None
-        cases = plan_cases(subject.original, subject.observations, seed=config.seed, noise=draws)
-        graphs = export_graphs(subject, config.opset)
+        draws = _draws(original, config.seed) if config.noise == "baked" else None
+        cases = plan_cases(original, observations, seed=config.seed, noise=draws)
+        graphs = export_graphs(original, config.opset)
         _save(folder, graphs)
-        compared = _compare(folder, subject, cases, seed=config.seed)
+        compared = _compare(folder, original, cases, seed=config.seed)
         lost = None
         if config.precision == "int8":
-            graphs |= _in_int8(folder, graphs, subject, cases)
-            lost = _judge(folder, subject, cases, seed=config.seed + 1)
+            graphs |= _in_int8(folder, graphs, original, cases)
+            lost = _judge(folder, original, cases, seed=config.seed + 1)
         if draws is not None:
             graphs = _baked(graphs, draws)
             _save(folder, graphs)
-        manifest = describe(subject, config, parity=compared.parity, regret=lost, return_mean=_return(run))
-        manifest["golden"] = write_golden(folder, subject, cases, compared.differences, scale=compared.scale)
+        manifest = describe(source, config, parity=compared.parity, regret=lost, return_mean=_return(run))
+        manifest["golden"] = write_golden(folder, original, cases, compared.differences, scale=compared.scale)
         metadata = {backends.METADATA: json.dumps(manifest)}
         _clear(folder, {*graphs, bundle.GOLDEN})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
@@ -87,79 +82,13 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         return json.loads((folder / bundle.MANIFEST).read_text())
 
 
-# Graphs ----------------------------------------------------------------------------------------------------------
-
-
-def export_graphs(subject: Subject, opset: int) -> Graphs:
-    """The bundle's graphs, by file name."""
-    spec, settings = subject.spec, subject.settings
-    model = in_rows(in_tiles(subject.agent.model, spec))
-    config, action_dim = settings.planner, subject.spec.action_dim
-    horizon, proposals = config.horizon, config.policy_trajectories
-    plan, proposed = (horizon, action_dim), (horizon, proposals, action_dim)
-    state = dict(
-        zip(Start._fields, ((subject.agent.config.model.latent,), proposed, (proposals,), plan, plan), strict=True)
-    )
-    start = _exported(
-        StartGraph(model, spec, settings), subject.sensors, {"previous_mean": plan, "noise_policy": proposed}, opset
-    )
-    refine = _exported(
-        RefineGraph(model, spec, settings), {}, {**state, "noise": (horizon, config.samples, action_dim)}, opset
-    )
-    return {
-        bundle.START: start,
-        bundle.REFINE: refine,
-        bundle.PLANNER: unroll(start, refine, iterations=config.iterations, outputs=bundle.DECISION),
-        bundle.POLICY: _exported(PolicyGraph(model, spec, settings), subject.sensors, {}, opset),
-    }
-
-
-def _exported(module: BundleGraph, sensors: bundle.Shapes, others: bundle.Shapes, opset: int) -> onnx.ModelProto:
-    """A module as a graph; it takes its sensors as one tuple, if it has any, and the others one by one."""
-    # A tensor for each: one that is given twice would become one input.
-    example = [torch.zeros(shape) for shape in others.values()]
-    grouped = [tuple(torch.zeros(shape) for shape in sensors.values())] if sensors else []
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            (*grouped, *example),
-            dynamo=True,
-            input_names=[*sensors, *others],
-            output_names=[*module.outputs],
-            opset_version=opset,
-            optimize=False,
-            verbose=False,
-        )
-        assert program is not None
-        versions = {each.version for each in program.model_proto.opset_import if not each.domain}
-        if versions != {opset}:
-            raise ConfigError(f"--opset {opset} is not to be had from this version of torch: try --opset 18")
-        # Constants of any size are folded: the heads of the ensemble are slices, and only constants are quantised.
-        optimizer.optimize_ir(program.model, input_size_limit=LARGE, output_size_limit=LARGE)
-    return with_quick_elu(program.model_proto)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' running commentary, and what PyTorch finds outdated in its own code."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _in_int8(folder: Path, graphs: Graphs, subject: Subject, cases: Cases) -> Graphs:
+def _in_int8(folder: Path, graphs: Graphs, original: Original, cases: Cases) -> Graphs:
     """Start, iteration and planner with products in eight bits; the files are replaced too."""
-    feeds = _calibration(folder, subject, cases)
-    with _quiet():
+    feeds = _calibration(folder, original, cases)
+    with quiet():
         small = {name: quantized(folder / name, feeds[name]) for name in (bundle.START, bundle.REFINE)}
-    iterations = subject.settings.planner.iterations
-    small[bundle.PLANNER] = unroll(
-        small[bundle.START], small[bundle.REFINE], iterations=iterations, outputs=bundle.DECISION
-    )
+    iterations = original.settings.planner.iterations
+    small[bundle.PLANNER] = unroll(small[bundle.START], small[bundle.REFINE], iterations=iterations)
     _save(folder, small)
     return small
 
@@ -181,13 +110,13 @@ class _Compared(NamedTuple):
     """Of values."""
 
 
-def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> _Compared:
+def _compare(folder: Path, original: Original, cases: Cases, *, seed: int) -> _Compared:
     """Compare on the cases, and on plans that reach the planner's bounds.
 
     Raises:
         BundleError: the graphs are not the agent's.
     """
-    original, planner = subject.original, planner_of(folder / bundle.PLANNER, subject)
+    planner = planner_of(folder / bundle.PLANNER, original)
 
     def compared(cases: Cases) -> _Compared:
         found = differences(original, cases, planner)
@@ -195,10 +124,9 @@ def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> _Com
         return _Compared(parity(original, found, scale), found, scale)
 
     ordinary = compared(cases)
-    ordinary = ordinary._replace(
-        parity=dataclasses.replace(ordinary.parity, policy=_policy_difference(folder, subject))
-    )
-    corners = compared(corner_cases(original, subject.observations[0, :CORNERS], seed=seed))
+    policy = _policy_difference(folder, original, cases.observations.flatten(0, 1))
+    ordinary = ordinary._replace(parity=dataclasses.replace(ordinary.parity, policy=policy))
+    corners = compared(corner_cases(original, cases.observations[0, :CORNERS], seed=seed))
     if failures := [*ordinary.parity.failures(), *corners.parity.failures(worth=False)]:
         raise BundleError(
             f"the graphs do not plan as the agent does; they differ in {'; '.join(failures)}. Nothing was written; try "
@@ -207,54 +135,53 @@ def _compare(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> _Com
     return ordinary
 
 
-def _draws(subject: Subject, seed: int) -> PlanNoise:
+def _draws(original: Original, seed: int) -> PlanNoise:
     """Noise of one plan, to be baked in."""
-    config = subject.settings.planner
+    config = original.settings.planner
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=1, action_dim=subject.spec.action_dim)
+    drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=1, action_dim=original.spec.action_dim)
     return PlanNoise(drawn.samples[:, :, 0], drawn.policy[:, 0])
 
 
-def planner_of(path: Path, subject: Subject) -> Planner:
+def planner_of(path: Path, original: Original) -> Planner:
     """A planner's graph as ``deploy.parity`` sees it."""
     graph = probe.load(path, Runtime())
-    return lambda inputs: probe.trace(graph(subject.feed(*inputs)))
+    return lambda inputs: probe.trace(graph(original.feed(*inputs)))
 
 
 @torch.no_grad()
-def _policy_difference(folder: Path, subject: Subject) -> float:
-    graph, model, spec = backends.load(folder / bundle.POLICY, Runtime()), subject.agent.model, subject.spec
+def _policy_difference(folder: Path, original: Original, observations: Float[Tensor, "M O"]) -> float:
+    graph, (model, _, spec) = backends.load(folder / bundle.POLICY, Runtime()), original
     low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-    observations = subject.observations.flatten(0, 1)
     expected = bundle.actuate(model.pi(model.encode(observations)).numpy(), low, high)
-    actions = np.stack([graph(subject.sense(observation))["action"] for observation in observations])
+    actions = np.stack([graph(original.readings(observation))["action"] for observation in observations])
     return float((np.abs(actions - expected) / ((high - low) / 2)).max())
 
 
-def _judge(folder: Path, subject: Subject, cases: Cases, *, seed: int) -> Regret:
-    planner, generator = planner_of(folder / bundle.PLANNER, subject), torch.Generator().manual_seed(seed)
+def _judge(folder: Path, original: Original, cases: Cases, *, seed: int) -> Regret:
+    planner, generator = planner_of(folder / bundle.PLANNER, original), torch.Generator().manual_seed(seed)
     losses = [
         loss(
-            *(subject.original, inputs := case(cases, step, window), planner(inputs).mean),
+            *(original, inputs := case(cases, step, window), planner(inputs).mean),
             *(cases.plans[step].mean[:, window], generator),
         )
         for step, window in np.ndindex(*cases.observations.shape[:2])
     ]
-    lost = regret(subject.original, losses)
+    lost = regret(original, losses)
     if not lost.acceptable:
         raise BundleError(
             f"in eight bits plans lose {lost.mean:.3g} of {lost.value:.3g}; the policy, which costs nothing, loses "
-            f"{lost.policy:.3g}: export with --precision fp32"
+            f"{lost.policy:.3g}: export with --precision float32"
         )
     return lost
 
 
-def _calibration(folder: Path, subject: Subject, cases: Cases) -> dict[str, list[Arrays]]:
+def _calibration(folder: Path, original: Original, cases: Cases) -> dict[str, list[Arrays]]:
     """What start and iteration are given while the float graphs plan from replayed observations."""
     start, refine = (backends.load(folder / name, Runtime()) for name in (bundle.START, bundle.REFINE))
     starts, refines = [], []
     for step, window in np.ndindex(*cases.observations.shape[:2]):
-        inputs = subject.feed(*case(cases, step, window))
+        inputs = original.feed(*case(cases, step, window))
         draws = inputs.pop("noise_samples")
         starts.append(inputs)
         state = start(inputs)

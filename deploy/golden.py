@@ -14,9 +14,9 @@ from torch import Tensor
 
 from deploy import backends, bundle
 from deploy.backends import Runtime
-from deploy.cases import Cases, Inputs, Original, case, plan
+from deploy.cases import Cases, case
+from deploy.original import Inputs, Original
 from deploy.parity import TOLERANCE, VALUE_TOLERANCE, Difference
-from deploy.subject import Subject
 from tdmpc.planner import PlanNoise, Proposals, imagine, propose
 
 GOLDEN_PLANS = 3
@@ -24,13 +24,13 @@ COPIES = 8
 
 
 def write_golden(
-    folder: Path, subject: Subject, cases: Cases, found: Sequence[Difference], *, scale: float
+    folder: Path, original: Original, cases: Cases, found: Sequence[Difference], *, scale: float
 ) -> dict[str, Any]:
     """Write the plans that rounding can move least; tell how they lie in the file, and how far it may move them.
 
     Args:
         folder: of the bundle; its planner plans them.
-        subject: what was exported.
+        original: the agent.
         cases: the plans to choose from.
         found: what their comparison found.
         scale: of values.
@@ -40,9 +40,9 @@ def write_golden(
     places = [divmod(number, cases.observations.shape[1]) for number in firmest]
     plans, allowed = [], []
     for given in (case(cases, *place) for place in places):
-        inputs = {name: value for name, value in subject.feed(*given).items() if name in graph.shapes}
+        inputs = {name: value for name, value in original.feed(*given).items() if name in graph.shapes}
         plans.append((inputs, graph(inputs)))
-        allowed.append(movement(subject.original, given, scale=scale))
+        allowed.append(movement(original, given, scale=scale))
     parts = [array for inputs, outputs in plans for array in (*inputs.values(), *map(outputs.get, bundle.DECISION))]
     (folder / bundle.GOLDEN).write_bytes(b"".join(part.astype("<f4").tobytes() for part in parts))
     inputs, outputs = plans[0]
@@ -78,7 +78,7 @@ def movement(original: Original, inputs: Inputs, *, scale: float, seed: int = 0)
         return each.unsqueeze(-3).expand(*each.shape[:-2], COPIES, -1, -1)
 
     given = observation.expand(COPIES, -1), previous[:, None].expand(-1, COPIES, -1), PlanNoise(*map(expanded, noise))
-    plans = plan(original, *given, propose=proposed, evaluate=evaluate)
+    plans = original.plan(*given, propose=proposed, evaluate=evaluate)
     action, value = (4 * (each - each.mean(0)).abs().max().item() for each in (plans.mean[0], plans.value))
     units = original.model.reward_scale.item()
     return max(TOLERANCE, action), units * max(size, value)

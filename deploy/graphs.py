@@ -6,14 +6,15 @@ scale actions. A graph plans for one robot, so it has no batch axis: ``B`` is 1 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdmpc.config import PlannerConfig
+from deploy.original import Original
+from tdmpc.config import ModelConfig
 from tdmpc.planner import Proposals, improve, propose, shift
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
@@ -47,16 +48,6 @@ class Refined(NamedTuple):
     """Discounted return that the model expects, in the environment's units."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A planner with everything that a schedule or a flag decided: constants of the graphs."""
-
-    planner: PlannerConfig
-    """Its ``horizon`` is the one in force."""
-    min_std: float
-    discount: float
-
-
 class _Rows(nn.Module):
     """A component that sees a matrix: runtimes fuse a linear layer with what follows only for two axes."""
 
@@ -82,16 +73,20 @@ def in_tiles(model: WorldModel, spec: EnvSpec) -> WorldModel:
     What is added is zero and stays zero through ELU, so no prediction changes. Layers under a LayerNorm keep their
     width: zeros would count in its statistics.
     """
-    config = model.config
-    widths = {name: tiles(getattr(config, name)) for name in ("encoder", "dynamics", "reward", "termination", "policy")}
     with torch.device("meta"):
-        wide = WorldModel(replace(config, **widths, value=config.value[:1] + tiles(config.value[1:])), spec)
+        wide = WorldModel(tiled(model.config), spec)
     wide.to_empty(device="cpu")
     narrow = model.state_dict()
     for name, values in wide.state_dict().items():
         values.zero_()
         values[tuple(map(slice, narrow[name].shape))] = narrow[name]
     return wide
+
+
+def tiled(config: ModelConfig) -> ModelConfig:
+    """The widths that run, of those that pruning left."""
+    widths = {name: tiles(getattr(config, name)) for name in ("encoder", "dynamics", "reward", "termination", "policy")}
+    return replace(config, **widths, value=config.value[:1] + tiles(config.value[1:]))
 
 
 def tiles(widths: Sequence[int]) -> tuple[int, ...]:
@@ -107,9 +102,9 @@ class BundleGraph(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, model: WorldModel, spec: EnvSpec, settings: Settings) -> None:
+    def __init__(self, original: Original) -> None:
         super().__init__()
-        self.model, self.settings = model, settings
+        self.model, self.settings, spec = original
         self.register_buffer("low", torch.tensor(spec.action_low))
         self.register_buffer("high", torch.tensor(spec.action_high))
 

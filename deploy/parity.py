@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deploy.bundle import actuate
-from deploy.cases import Cases, Inputs, Original, case
+from deploy.cases import Cases, case
+from deploy.original import Inputs, Original
 from deploy.probe import Iteration, Trace
-from tdmpc.planner import Proposals, candidates, imagine, propose, refit, shift
+from tdmpc.planner import Proposals, candidates, refit, shift
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -161,16 +162,15 @@ def value_scale(
     Rounding grows with the numbers that a network adds up, and these can be much larger than their sum. So its scale
     is no value, but what values change by when each weight changes a little, at random.
     """
-    model, settings, _ = original
     generator = torch.Generator().manual_seed(seed)
-    observations, actions = observations[:SCALED], (settings.planner.max_std * samples[:, :SCALED]).clamp(-1, 1)
+    actions = (original.settings.planner.max_std * samples[:, :SCALED]).clamp(-1, 1)
 
     def values(model: WorldModel) -> Float[Tensor, "B N"]:
-        return imagine(model, model.encode(observations), actions, discount=settings.discount)
+        return original._replace(model=model).imagine(model.encode(observations[:SCALED]), actions)
 
-    exact, changes = values(model), []
+    exact, changes = values(original.model), []
     for _ in range(NUDGES):
-        nudged = copy.deepcopy(model)
+        nudged = copy.deepcopy(original.model)
         for parameter in nudged.parameters():
             parameter *= 1 + NUDGE * torch.randn(parameter.shape, generator=generator)
         changes.append(values(nudged) - exact)
@@ -192,7 +192,7 @@ def difference(original: Original, inputs: Inputs, trace: Trace, own: Float[Tens
     model, settings, spec = original
     observation, previous, noise = inputs
     z = model.encode(observation[None])
-    proposals = propose(model, z, noise.policy[:, None], config=settings.planner, discount=settings.discount)
+    proposals = original.propose(z, noise.policy[:, None])
     mean = shift(previous)[:, None]
     std = torch.full_like(mean, settings.planner.max_std)
     steps = [_start(z, proposals, trace)]
@@ -201,7 +201,7 @@ def difference(original: Original, inputs: Inputs, trace: Trace, own: Float[Tens
         steps.append(_step(original, mean, actions, values, made))
         mean, std = made.mean[:, None], made.std[:, None]
     steps.append(_end(spec, trace))
-    mine, theirs = imagine(model, z, torch.stack([own, trace.mean], 1)[:, None], discount=settings.discount)[0].tolist()
+    mine, theirs = original.imagine(z, torch.stack([own, trace.mean], 1)[:, None])[0].tolist()
     largest = Difference._make(np.array(steps, np.float64).max(0))  # NaN is the largest number here
     gap = min(each.gap for each in steps)
     return largest._replace(loss=mine - theirs, gain=steps[1].gain, gap=gap)

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.cases import Inputs, Original, plan
-from tdmpc.planner import PlanNoise, imagine, propose
+from deploy.original import Inputs, Original
+from tdmpc.planner import PlanNoise
 
 
 class Loss(NamedTuple):
@@ -67,15 +67,14 @@ def loss(
         own: the agent's.
         generator: of another noise.
     """
-    model, settings, _ = original
     observation, previous, noise = inputs
-    z = model.encode(observation[None])
+    z = original.model.encode(observation[None])
     other = PlanNoise(*(torch.randn(each.shape, generator=generator).unsqueeze(-3) for each in noise))
-    reseeded = plan(original, observation[None], previous[:, None], other).mean
+    reseeded = original.plan(observation[None], previous[:, None], other).mean
     still = torch.zeros_like(own)[:, None, None]
-    prior = propose(model, z, still, config=settings.planner, discount=settings.discount).actions[:, :, 0]
+    prior = original.propose(z, still).actions[:, :, 0]
     compared = torch.stack([own, made, reseeded[:, 0], prior[:, 0]], dim=1)[:, None]
-    mine, theirs, others, priors = imagine(model, z, compared, discount=settings.discount)[0].tolist()
+    mine, theirs, others, priors = original.imagine(z, compared)[0].tolist()
     return Loss(mine - theirs, abs(mine - others), mine - priors, mine)
 
 

@@ -24,6 +24,10 @@ class Optional(NamedTuple):
     kind: Any
 
 
+LARGE = 2**31
+"""No count is as large."""
+
+
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -33,7 +37,7 @@ def _finite(value: Any) -> bool:
 
 
 TEXT = Leaf("a text", lambda value: isinstance(value, str))
-COUNT = Leaf("a whole number of at least 1", lambda value: _whole(value, 1))
+COUNT = Leaf("a whole number of at least 1", lambda value: _whole(value, 1) and value < LARGE)
 STEPS = Leaf("a whole number of at least 0", lambda value: _whole(value, 0))
 NUMBER = Leaf("a number", _finite)
 MAYBE = Leaf("a number or null", lambda value: value is None or isinstance(value, float) or _finite(value))
@@ -42,7 +46,7 @@ NUMBERS = Leaf("a list of numbers", lambda value: isinstance(value, list) and bo
 SHAPE = Leaf(
     "a list of whole numbers", lambda value: isinstance(value, list) and all(_whole(size, 0) for size in value)
 )
-PRECISION = Leaf("fp32 or int8", lambda value: value in ("fp32", "int8"))
+PRECISION = Leaf("float32 or int8", lambda value: value in ("float32", "int8", "fp32"))  # fp32 in format 1
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 MANIFEST: Mapping[str, Any] = {
@@ -54,6 +58,7 @@ MANIFEST: Mapping[str, Any] = {
     "precision": PRECISION,
     "widths": OBJECT,
     "macs": Each(NUMBER),
+    "as_run": Optional({"macs": Each(NUMBER)}),
     "training": {"run": TEXT, "agent_steps": STEPS, "return_mean": MAYBE},
     "golden": {
         "plans": COUNT,

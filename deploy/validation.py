@@ -14,9 +14,9 @@ from torch import Tensor
 from deploy import probe
 from deploy.backends import Graph, Runtime
 from deploy.bundle import PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
-from deploy.cases import Inputs, Original, plan
-from deploy.controller import Controller, GoldenPlan, golden_plans
-from deploy.graphs import Settings
+from deploy.contract import GoldenPlan, golden_plans
+from deploy.controller import Controller
+from deploy.original import Inputs, Original, Settings
 from deploy.parity import SCALED, Difference, Parity, difference, parity, value_scale
 from deploy.regret import Loss, Regret, loss, regret
 from tdmpc.agent import Agent
@@ -112,7 +112,7 @@ def validate(folder: Path, runtime: Runtime, *, run: Path | None, episodes: int,
     witness = _Witness(agent, controller, planner, seed)
     returns = [_episode(controller, witness, agent, episode_seed(seed, 0, number)) for number in range(episodes)]
     alone = evaluate(agent, step=step, episodes=episodes, seed=seed)
-    exact = controller.precision == "fp32"
+    exact = controller.precision == "float32"
     compared = witness.parity() if exact else None
     return Validation(
         precision=controller.precision,
@@ -173,7 +173,7 @@ class _Witness:
         settings = Settings(config.planner, config.planner.std(0), config.loss.discount)
         self.original = Original(agent.model, settings, agent.spec)
         self.controller, self.planner = controller, planner
-        self.exact = controller.precision == "fp32"
+        self.exact = controller.precision == "float32"
         self.baked = {} if described.noise_shapes else _baked(described)
         self.other = torch.Generator().manual_seed(seed + 1)
         self.found: list[Difference] = []
@@ -207,13 +207,13 @@ class _Witness:
         given = {
             name: torch.from_numpy(np.array(value)) for name, value in {**self.planner.given, **self.baked}.items()
         }
-        sensed = torch.cat([given[sensor.input].ravel() for sensor in self.controller.bundle.sensors])
-        return sensed, given["previous_mean"], PlanNoise(given["noise_samples"], given["noise_policy"])
+        observation = torch.cat([given[sensor.input].ravel() for sensor in self.controller.bundle.sensors])
+        return observation, given["previous_mean"], PlanNoise(given["noise_samples"], given["noise_policy"])
 
     @torch.no_grad()
     def _own(self, observation: Tensor, previous: Tensor, noise: PlanNoise) -> Tensor:
         batched = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
-        return plan(self.original, observation[None], previous[:, None], batched).mean[:, 0]
+        return self.original.plan(observation[None], previous[:, None], batched).mean[:, 0]
 
 
 def _baked(described: Bundle) -> Arrays:

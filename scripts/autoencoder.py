@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 import tyro
@@ -21,29 +22,31 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from compression import figures
 from compression.absorb import Watch, absorbed
 from compression.config import PruneConfig, check, resolved
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.importance import CRITERIA, CriterionName
 from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
-from compression.report import Picture, page
 from compression.shrink import load_training_state, shrink, training_state
 from compression.subject import Judgement
 from scripts import ranges
-from scripts.suite import write_table
+from scripts.csv_tables import write_table
+from scripts.report.comparison import gallery, tradeoff
+from scripts.report.page import page, saved
+from scripts.report.pruning import importance, losses, outcome, units, widths
 from tdmpc import runs
+from tdmpc.checkpoint import prefixed
 from tdmpc.config import ConfigError, Widths, to_json
-from tdmpc.figures import save
-from tdmpc.files import naming, write_whole
+from tdmpc.files import write_whole
 from tdmpc.layers import mlp
-from tdmpc.state import prefixed
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
 STEP = "updates"
 TABLE = "results.csv"
+ROUNDED = {"parameters_left": 4, "psnr": 3}
+"""Digits behind the point, in the table."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,7 @@ class Run(NamedTuple):
         return f"{self.method}-{self.target:g}-{self.seed}"
 
 
-def plan(args: AutoencoderArgs) -> list[Run]:
+def every_run(args: AutoencoderArgs) -> list[Run]:
     """Every training, seed by seed."""
     return [
         Run(method, target, seed)
@@ -319,7 +322,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(args.threads)
     logging.getLogger("compression").setLevel(logging.WARNING)  # events are in the records
     images = mnist(args.mnist) if args.mnist else digits()
-    pixels, runs_to_do = images.train.shape[1], plan(args)
+    pixels, runs_to_do = images.train.shape[1], every_run(args)
     _check(args, pixels)
     folder = runs.create(args.run_dir)
     table, models, curves = [], {}, {}
@@ -332,7 +335,8 @@ def main(arguments: list[str]) -> int:
         left = count(models[run].shape, pixels) / count(args.shape, pixels)
         table.append({**run._asdict(), "parameters_left": left, "psnr": psnr(models[run], images.test)})
         print(f"{number}/{len(runs_to_do)} {run.name}: {left:.1%} of the parameters, {table[-1]['psnr']:.2f} dB")
-    _write_table(folder / TABLE, table)
+    rounded = [{**row, **{name: f"{row[name]:.{digits}f}" for name, digits in ROUNDED.items()}} for row in table]
+    write_table(folder / TABLE, rounded)
     _report(args, folder, table, models, curves, images)
     _show(table, args)
     print(folder / "report.html")
@@ -355,11 +359,6 @@ def _check(args: AutoencoderArgs, pixels: int) -> None:
         scratch_shape(args.shape, pixels, target)
 
 
-def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    rounded = {"parameters_left": "{:.4f}", "psnr": "{:.3f}"}
-    write_table(path, [{**row, **{name: form.format(row[name]) for name, form in rounded.items()}} for row in table])
-
-
 def _show(table: Sequence[Mapping[str, Any]], args: AutoencoderArgs) -> None:
     means = _means(table)
     shown = Table("method", *(f"-{target:.0%}" for target in args.targets), title="PSNR of test pictures, dB")
@@ -371,10 +370,7 @@ def _show(table: Sequence[Mapping[str, Any]], args: AutoencoderArgs) -> None:
 
 def _means(table: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], float]:
     """Mean PSNR over the seeds, by method and target."""
-    keys = dict.fromkeys((row["method"], row["target"]) for row in table)
-    return {
-        key: float(np.mean([row["psnr"] for row in table if (row["method"], row["target"]) == key])) for key in keys
-    }
+    return pd.DataFrame(table).groupby(["method", "target"])["psnr"].mean().to_dict()
 
 
 # Report ----------------------------------------------------------------------------------------------------------
@@ -394,36 +390,33 @@ def _report(
     events, snapshots = (read(folder / shown.name / name) for name in (EVENTS, IMPORTANCE))
     pictures = []
 
-    def add(name: str, figure: Any, title: str, caption: str) -> None:
-        path = folder / f"{name}.png"
-        with naming(path):
-            save(figure, path)
-        pictures.append(Picture(path, title, caption))
+    def add(*picture: Any) -> None:
+        pictures.append(saved(folder, *picture))
 
     add(
-        *("psnr", figures.tradeoff(table, dense=DENSE, scratch=SCRATCH), "Quality against size"),
+        *("psnr", tradeoff(pd.DataFrame(table), dense=DENSE, scratch=SCRATCH), "Quality against size"),
         f"Test pictures, mean of {len(args.seeds)} seed(s). Scratch: evenly narrower from the start.",
     )
     rows = {"pictures": images.test[:10], **_reconstructions(models, images, seed, args)}
-    add("reconstructions", figures.gallery(rows, images.side), "Reconstructions", "The first ten test pictures.")
+    add("reconstructions", gallery(rows, images.side), "Reconstructions", "The first ten test pictures.")
     for criterion in args.criteria:
         records = [read(folder / Run(criterion, target, seed).name / name) for name in (IMPORTANCE, EVENTS)]
         add(
-            *(f"importance-{criterion}", figures.importance(*records, step=STEP), f"Importance by {criterion}"),
+            *(f"importance-{criterion}", importance(*records, step=STEP), f"Importance by {criterion}"),
             f"On the way to {target:.0%} fewer parameters. Mean score of the units that a layer has at the time, "
             "against its own mean over the run (at the right). Marks above: pruning events.",
         )
     about = f"{shown.method}, on the way to {target:.0%} fewer parameters. "
-    add("units", figures.units(snapshots, step=STEP), "Importance of units", f"{about}White from where it was removed.")
+    add("units", units(snapshots, step=STEP), "Importance of units", f"{about}White from where it was removed.")
     add(
-        *("widths", figures.widths(snapshots, events, last=args.steps, step=STEP), "Widths"),
+        *("widths", widths(snapshots, events, last=args.steps, step=STEP), "Widths"),
         f"{about}Dense width, arrow, width at the end.",
     )
     if events:
         names = {"label": "PSNR of held-out pictures, dB", "cost": "multiply-adds", "step": STEP}
-        shrinking = figures.outcome(curves[shown], train="psnr", evaluation="", **names)
+        shrinking = outcome(curves[shown], train="psnr", evaluation="", **names)
         add("outcome", shrinking, "Quality while it shrinks", f"{about}Time goes to the right.")
-        add("events", figures.losses(events, step=STEP), "Events", f"{about}On held-out pictures.")
+        add("events", losses(events, step=STEP), "Events", f"{about}On held-out pictures.")
     text = page(
         title="Autoencoder, pruned while it trains",
         lead=f"{'MNIST' if args.mnist else 'digits'}, {len(images.train):,} pictures, {args.steps:,} updates",

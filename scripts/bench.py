@@ -14,10 +14,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import machine
 from scripts import ranges
 from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
 from scripts.bench_pruning import PruningBench, pruned
-from tdmpc import runs
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
@@ -224,25 +224,25 @@ def main(arguments: list[str]) -> int:
             bench.round(args.calls)
     device = benches[0].agent.device
     rates = {name: matmul_rate(device, getattr(torch, name)) for name in args.precision}
-    machine = {
+    conditions = {
         "device": args.device,
         **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-        "processor": runs.processor(),
+        "processor": machine.processor(),
         "torch": torch.__version__,
         "load_before": round(before, 2),
         "load_after": round(os.getloadavg()[0], 2),
     }
-    rows = [{**bench.row(rates), **machine} for bench in benches]
+    rows = [{**bench.row(rates), **conditions} for bench in benches]
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
-        _show(rows, machine)
+        _show(rows, conditions)
     if args.profile:
         write_whole(args.profile, "\n".join(bench.profile(args.calls) for bench in benches).encode())
     return 0
 
 
-def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
+def _show(rows: list[dict[str, Any]], conditions: dict[str, Any]) -> None:
     columns = {
         "setting": "setting",
         "precision": "precision",
@@ -255,7 +255,7 @@ def _show(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     }
     table = Table(
         *columns,
-        title=", ".join(f"{name} {value}" for name, value in {**machine, "threads": rows[0]["threads"]}.items()),
+        title=", ".join(f"{name} {value}" for name, value in {**conditions, "threads": rows[0]["threads"]}.items()),
     )
     for row in rows:
         table.add_row(*(str(row[name]) for name in columns.values()))

@@ -3,7 +3,11 @@
 from importlib.util import find_spec
 
 from deploy.bundle import BundleError
-from scripts.experiments.archive import ResultsError
+
+
+class ResultsError(ValueError):
+    """Results cannot be read, or shown where a page asks for them; the message says what to do."""
+
 
 EXPECTED: tuple[type[Exception], ...] = (BundleError, ResultsError)
 

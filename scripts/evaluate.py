@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -13,10 +13,12 @@ from tyro.conf import Positional
 
 from scripts import ranges
 from tdmpc import runs
-from tdmpc.config import ConfigError, check_delay
+from tdmpc.config import ConfigError, check, check_delay
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
 from tdmpc.trainer import load_agent
 from tdmpc.video import write_video
+
+BUDGET = ("samples", "iterations", "elites", "horizon")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class EvaluateArgs:
     """Of episodes and planner noise; the run's evaluation seed when not given."""
     delay: tuple[int, ...] | None = None
     """Decisions after which an action is applied, or the least and the largest; the run's own when not given."""
+    samples: int | None = None
+    """Plans sampled in an iteration, and below: the planner's settings for this evaluation; the run's own when not
+    given."""
+    iterations: int | None = None
+    elites: int | None = None
+    horizon: int | None = None
+    """Decisions in a plan, at most."""
     video: bool = False
     """Film the first episode into the run folder."""
     json: bool = False
@@ -47,11 +56,12 @@ class EvaluateArgs:
 def main(arguments: list[str]) -> int:
     """Parse, play, print."""
     args = tyro.cli(EvaluateArgs, args=arguments, prog="tdmpc evaluate")
-    ranges.check(args, ConfigError, positive=["episodes"], not_negative=["seed", "threads"])
+    ranges.check(args, ConfigError, positive=["episodes", *BUDGET], not_negative=["seed", "threads"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    given = {name: value for name in ("delay", "precision") if (value := getattr(args, name)) is not None}
-    agent, meta = load_agent(args.run, device=args.device, compile=False, **given)
+    given = _given(args, "delay", "precision")
+    agent, meta = load_agent(args.run, planner=_given(args, *BUDGET), device=args.device, compile=False, **given)
+    check(agent.config)
     check_delay(agent.config, agent.spec)
     seed = agent.config.seed + EVALUATION_STREAM if args.seed is None else args.seed
     result = evaluate(
@@ -72,6 +82,10 @@ def main(arguments: list[str]) -> int:
     if result.frames:
         write_video(film, result.frames, frame_rate(agent.spec))
     return 0
+
+
+def _given(args: EvaluateArgs, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def show(summary: dict[str, object], *, title: str) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from deploy.export import export
-from deploy.subject import ExportConfig
+from deploy.original import ExportConfig
 from scripts import ranges
 from tdmpc.config import ConfigError
 
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
 def _show(manifest: dict[str, Any], out: Path) -> None:
     table = Table("figure", "value", title=str(out))
     found, loss = manifest["parity"], manifest["regret"]
-    table.add_row("multiply-adds of a plan", f"{sum(manifest['macs'].values()):,}")
+    table.add_row("multiply-adds of a plan, pruned widths", f"{sum(manifest['macs'].values()):,}")
+    table.add_row("multiply-adds that run, in tiles of 16", f"{sum(manifest['as_run']['macs'].values()):,}")
     table.add_row("parameters", f"{sum(manifest['parameters'].values()):,}")
     table.add_row("bytes", f"{sum(file['bytes'] for file in manifest['files'].values()):,}")
     table.add_row("plans compared with the agent", str(found["plans"]))

@@ -13,19 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.backends import BackendName, Runtime, pin, prioritise, stay_awake
+import machine
+from deploy import realtime
+from deploy.backends import BackendName, Runtime
 from deploy.bundle import BundleError
-from deploy.latency import (
-    Row,
-    Subject,
-    before,
-    controller_subject,
-    machine_facts,
-    periodic,
-    remarks,
-    row,
-    single_stream,
-)
+from deploy.timing import Row, Timed, periodic, remarks, row, single_stream, timed_controller
 from scripts import ranges
 
 Precision = Literal["float32", "bfloat16"]
@@ -46,7 +38,7 @@ class LatencyArgs:
     """Theirs in training when not given."""
     backend: tuple[BackendName, ...] = ("onnxruntime",)
     """Each bundle with each of them."""
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 where backend and processor have it."""
     threads: int = 1
     cores: tuple[int, ...] = ()
@@ -76,10 +68,7 @@ def main(arguments: list[str]) -> int:
     """Parse, measure, print."""
     args = tyro.cli(LatencyArgs, args=arguments, prog="tdmpc latency")
     _check(args)
-    pin(args.cores)
-    prioritise(args.priority)
-    if args.awake:
-        stay_awake()
+    realtime.settle(cores=args.cores, priority=args.priority, awake=args.awake)
     rows, samples = [], []
     for mode in ("single", "periodic")[: 1 if args.period_ms is None else 2]:
         measured = _measure(args, mode)
@@ -92,7 +81,7 @@ def main(arguments: list[str]) -> int:
     else:
         _show(rows)
     if args.plot is not None:
-        from deploy.latency_figures import draw
+        from scripts.report.latency import draw
 
         draw(rows, samples, args.plot)
     return 0
@@ -113,19 +102,19 @@ def _measure(args: LatencyArgs, mode: str) -> list[tuple[Row, np.ndarray]]:
     subjects = list(_subjects(args))
     gc.collect()
     gc.freeze()  # as a robot's program does: what is there by now need not be looked through again
-    begun = before()
+    begun = machine.before()
     if mode == "single":
         single_stream(subjects, calls=args.calls, seconds=args.seconds)
         period_ms = None
     else:
         period_ms = args.period_ms
         periodic(subjects, period_s=(period_ms or 0.0) / 1000, periods=args.periods)
-    machine = machine_facts(begun)
+    found = {**machine.facts(begun), "awake": realtime.awake()}
     gc.unfreeze()
-    return [(row(each, period_ms=period_ms, machine=machine), 1000 * np.concatenate(each.wall_s)) for each in subjects]
+    return [(row(each.facts, each.times, period_ms=period_ms, machine=found), each.times.every_ms) for each in subjects]
 
 
-def _subjects(args: LatencyArgs) -> Iterator[Subject]:
+def _subjects(args: LatencyArgs) -> Iterator[Timed]:
     for folder in args.bundles:
         for backend in args.backend:
             runtime = Runtime(
@@ -137,16 +126,16 @@ def _subjects(args: LatencyArgs) -> Iterator[Subject]:
                 awake=args.awake,
                 precision=args.precision,
             )
-            yield controller_subject(folder, runtime, deadline_ms=args.deadline_ms)
+            yield timed_controller(folder, runtime, deadline_ms=args.deadline_ms)
     for run in args.torch:
-        yield _torch_subject(run, args)
+        yield _timed_agent(run, args)
 
 
-def _torch_subject(run: Path, args: LatencyArgs) -> Subject:
+def _timed_agent(run: Path, args: LatencyArgs) -> Timed:
     """The agent of a run; PyTorch is imported only here."""
-    from deploy.torch_subject import torch_subject
+    from scripts.latency_torch import timed_agent
 
-    return torch_subject(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
+    return timed_agent(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
 
 
 def _show(rows: list[Row]) -> None:

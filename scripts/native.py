@@ -1,16 +1,20 @@
 """``tdmpc native``: build and run the controller in C++."""
 
+import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 import deploy
 from deploy.bundle import BundleError, read
+from deploy.timing import Row, Times, row
 from scripts import ranges
 
 SOURCES = Path(deploy.__file__).parent / "native"
@@ -19,7 +23,7 @@ PROGRAM = "tdmpc_controller"
 
 @dataclass(frozen=True)
 class Build:
-    """Compile it against the OpenVINO that is installed: headers and libraries are in its wheel."""
+    """Compile it against the OpenVINO and the nlohmann-json that are installed: their wheels have what it takes."""
 
     build_dir: Path = Path("build/native")
 
@@ -33,7 +37,7 @@ class Run:
     check: bool = False
     """Only check the golden plans."""
     threads: int = 1
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 where the processor has it."""
     cores: tuple[int, ...] = ()
     """Cores to stay on."""
@@ -50,28 +54,67 @@ class Run:
     periods: int = 3000
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Print the rows of ``tdmpc latency`` for what the program measured on a board without Python."""
+
+    samples: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """What the program printed there."""
+
+
 def main(arguments: list[str]) -> int:
     """Parse, build or run."""
     command = tyro.cli(
-        Annotated[Build, tyro.conf.subcommand("build")] | Annotated[Run, tyro.conf.subcommand("run")],
+        Annotated[Build, tyro.conf.subcommand("build")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Rows, tyro.conf.subcommand("rows")],
         args=arguments,
         prog="tdmpc native",
     )
+    if isinstance(command, Rows):
+        return _print(command.samples.read_text(), str(command.samples))
     return _build(command) if isinstance(command, Build) else _run(command)
 
 
 def _build(command: Build) -> int:
     if shutil.which("cmake") is None:
         raise ImportError("building needs CMake and a C++ compiler: pip install cmake; apt-get install g++")
-    try:
-        from openvino.utils import get_cmake_path
-    except ImportError as error:
-        raise ImportError("building needs OpenVINO: pip install 'tdmpc[openvino]'") from error
-    configure = ["cmake", "-S", SOURCES, "-B", command.build_dir, f"-DOpenVINO_DIR={get_cmake_path()}"]
-    for step in (configure, ["cmake", "--build", command.build_dir]):
+    for step in steps(SOURCES, command.build_dir):
         if subprocess.run(step).returncode != 0:
             raise BundleError(f"the controller in {SOURCES} does not build; what failed is said above")
     print(command.build_dir / PROGRAM)
+    return 0
+
+
+def steps(sources: Path, build_dir: Path) -> list[Sequence[str | Path]]:
+    """The commands that configure and build a program of the controller's parts.
+
+    Raises:
+        ImportError: OpenVINO is not installed; the message says how to.
+    """
+    try:
+        from openvino.utils import get_cmake_path
+    except ImportError as error:
+        raise ImportError("building needs OpenVINO: pip install 'tdmpc[native]'") from error
+    wheel = find_spec("nlohmann_json")  # without it CMake looks where Debian has it
+    headers = [f"-DCMAKE_INCLUDE_PATH={Path(wheel.origin).parent / 'include'}"] if wheel and wheel.origin else []
+    configure = ["cmake", "-S", sources, "-B", build_dir, f"-DOpenVINO_DIR={get_cmake_path()}", *headers]
+    return [configure, ["cmake", "--build", build_dir]]
+
+
+def rows(measured: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows of ``tdmpc latency`` for what the program measured."""
+    return [
+        row(each["facts"], Times(**each["times"]), period_ms=each["period_ms"], machine=each["machine"])
+        for each in measured
+    ]
+
+
+def _print(output: str, name: str) -> int:
+    try:
+        print(json.dumps(rows(json.loads(output)), indent=1))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{name} is not what the program printed ({type(error).__name__}: {error})") from error
     return 0
 
 
@@ -98,4 +141,8 @@ def _run(command: Run) -> int:
         options["cores"] = ",".join(map(str, command.cores))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += [f"--{name}" for name in ("check", "awake") if getattr(command, name)]
-    return subprocess.run([program, command.bundle, *words]).returncode
+    done = subprocess.run([program, command.bundle, *words], stdout=subprocess.PIPE, text=True)
+    if done.returncode == 0 and not command.check:
+        return _print(done.stdout, str(program))
+    print(done.stdout, end="")
+    return done.returncode

@@ -1,17 +1,16 @@
 """``tdmpc plot``: learning curves of several runs in one figure."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 from tyro.conf import Positional
 
+from scripts.report.training import PUBLISHED, learning_curve
 from tdmpc import runs
 from tdmpc.env_names import resolve
-from tdmpc.figures import PUBLISHED, learning_curve
-from tdmpc.files import naming
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(PlotArgs, args=arguments, prog="tdmpc plot")
     published = PUBLISHED.get(resolve(args.env)) if args.env else None
     curves = {_label(path): _rows(path) for path in args.curves}
-    with naming(args.out):
-        learning_curve(curves, args.out, title=args.title, published=published)
+    learning_curve(curves, args.out, title=args.title, published=published)
     print(args.out)
     return 0
 
@@ -45,12 +43,7 @@ def _label(path: Path) -> str:
 def _rows(path: Path) -> list[dict[str, Any]]:
     table = path / runs.CURVE_TABLE if path.is_dir() else path
     try:
-        with table.open() as file:
-            rows = list(csv.DictReader(file))
-        return [_row(row["kind"], int(row["env_steps"]), float(row["return"])) for row in rows]
+        rows = pd.read_csv(table).astype({"kind": str, "env_steps": int, "return": float})
     except (OSError, KeyError, ValueError) as error:
         raise runs.RunError(f"{table} is no learning curve ({error}); a finished run has one") from error
-
-
-def _row(kind: str, env_steps: int, value: float) -> dict[str, Any]:
-    return {"kind": kind, "env_steps": env_steps, "return" if kind == "train" else "return_mean": value}
+    return rows.assign(return_mean=rows["return"]).to_dict("records")

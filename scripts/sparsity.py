@@ -19,10 +19,10 @@ from compression.tdmpc_groups import run_all
 from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch
-from tdmpc.state import below
 from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 

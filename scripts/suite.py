@@ -1,8 +1,10 @@
-"""``tdmpc suite``: run tasks x methods x seeds on Ray, on this machine or on a cluster."""
+"""``tdmpc suite``: run tasks x methods x seeds on Ray, on this machine or on a cluster.
+
+Runs are plain Ray tasks. Ray Tune has no runs that wait for others (a pruned one for its dense one), tries again what
+cannot succeed (``FailureConfig`` counts every error), keeps folders of its own beside a run's, and needs pyarrow.
+"""
 
 import contextlib
-import csv
-import io
 import json
 import logging
 import math
@@ -21,11 +23,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scripts import ranges
-from scripts.experiments import plan
-from scripts.experiments.plan import Run, Suite
+from scripts.csv_tables import read_table, write_table
+from scripts.suite_spec import Run, Suite, read, runs_of
 from tdmpc import runs
 from tdmpc.config import ConfigError
-from tdmpc.files import going_on, write_whole
+from tdmpc.files import going_on
 
 log = logging.getLogger("tdmpc")
 
@@ -41,7 +43,7 @@ class SuiteArgs:
     """Run every task x method x seed of a suite: finished runs are skipped, one that fails stops no other."""
 
     spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]
-    """TOML file; scripts/experiments/plan.py tells what is in it."""
+    """TOML file; scripts/suite_spec.py tells what is in it."""
     address: str | None = None
     """A Ray cluster, for example ``auto`` or ``ray://host:10001``; its machines share this file system. Processes of
     this machine when not given."""
@@ -93,10 +95,10 @@ def main(arguments: list[str]) -> int:
     """Parse, run everything, summarise; 1 where a run failed."""
     args = tyro.cli(SuiteArgs, args=arguments, prog="tdmpc suite")
     ranges.check(args, ConfigError, not_negative=["workers"])
-    suite = plan.read(args.spec)
-    every = plan.runs_of(suite)
+    suite = read(args.spec)
+    every = runs_of(suite)
     chosen = _chosen(every, args.only)
-    _take_up(suite, args)
+    _start_or_resume(suite, args)
     progression = Progression(suite, every, chosen, _failed(suite.folder / SUMMARY))
     progression.write()
     log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
@@ -118,7 +120,7 @@ def _chosen(every: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
     return [run for run in every if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
 
 
-def _take_up(suite: Suite, args: SuiteArgs) -> None:
+def _start_or_resume(suite: Suite, args: SuiteArgs) -> None:
     if (suite.folder / SUMMARY).exists() and not args.resume:
         raise ConfigError(
             f"{suite.folder} was begun before. Go on with it by: tdmpc suite {args.spec} --resume; "
@@ -131,9 +133,8 @@ def _failed(summary: Path) -> set[str]:
     """Names of the runs that failed, as the last summary tells."""
     if not summary.exists():
         return set()
-    with summary.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {f"{row['task']}/{row['method']}-{row['seed']}" for row in rows if row["status"] == "failed"}
+    rows = read_table(summary, "task", "method", "seed", "status").query("status == 'failed'")
+    return set(rows["task"] + "/" + rows["method"] + "-" + rows["seed"])
 
 
 # On Ray ----------------------------------------------------------------------------------------------------------
@@ -346,15 +347,6 @@ def _figures(path: Path, prefix: str) -> dict[str, Any]:
         for name, value in each.items()
         if isinstance(value, int | float | str)
     }
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as CSV, all columns that any of them has; a reader sees the old file or the new one."""
-    file = io.StringIO(newline="")
-    table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
-    table.writeheader()
-    table.writerows(rows)
-    write_whole(path, file.getvalue().encode())
 
 
 def _result(run: Run) -> str:

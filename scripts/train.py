@@ -16,7 +16,7 @@ import tyro
 from compression.config import PruneConfig, resolved
 from compression.config import check as check_pruning
 from compression.tdmpc_groups import AgentPruner, agent_groups
-from scripts.report import write_report
+from scripts.report.command import write_report
 from tdmpc import checkpoint, compiling, runs
 from tdmpc.agent import device, resolve_precision
 from tdmpc.config import ConfigError, ModelConfig, TrainConfig, check, check_delay, to_json

@@ -29,7 +29,7 @@ class ValidateArgs:
     seed: int | None = None
     """Of episodes and planner noise; the run's evaluation seed when not given."""
     backend: BackendName = "onnxruntime"
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 where backend and processor have it."""
     threads: int = 1
     json: bool = False

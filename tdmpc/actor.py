@@ -91,7 +91,7 @@ class Actor:
 
     def _plan(self, observations: Tensor, step: int) -> Plan:
         agent, config = self.agent, self.agent.config.planner
-        horizon, min_std = min(config.horizon, int(config.horizon_schedule(step))), config.std(step)
+        horizon, min_std = config.horizon_at(step), config.std(step)
         noise = draw_noise(
             self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
         )

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdmpc import compiling
+from tdmpc.checkpoint import below, prefixed
 from tdmpc.compiling import Function
 from tdmpc.config import ConfigError, Precision, TrainConfig
 from tdmpc.losses import model_loss, policy_loss, targets
 from tdmpc.normalization import ObservationMoments, RewardMagnitudes
 from tdmpc.planner import imagine, propose
 from tdmpc.spec import Batch, EnvSpec
-from tdmpc.state import below, prefixed
 from tdmpc.world_model import WorldModel
 
 

@@ -86,6 +86,10 @@ class PlannerConfig:
     """Deviation of the policy's actions in its trajectories and in the value targets."""
     policy_noise_clip: NonNegative = 0.3
 
+    def horizon_at(self, step: int) -> int:
+        """The planning horizon at an agent step, in decisions."""
+        return min(self.horizon, int(self.horizon_schedule(step)))
+
 
 @dataclass(frozen=True)
 class LossConfig:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from filelock import FileLock, Timeout
 
+import machine
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig, TrainConfig, from_json
@@ -192,7 +192,7 @@ def summary(agent: Agent, evaluation: Evaluation, *, meta: dict[str, Any], dense
         "device": config.device,
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
-        "processor": processor(),
+        "processor": machine.processor(),
         "torch": torch.__version__,
     }
 
@@ -219,12 +219,3 @@ def revision(package: Path = Path(__file__).parent) -> str | None:
         return git("describe", "--always", "--dirty", "--exclude", "*")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,16 +17,17 @@ from torch import Tensor
 from tdmpc import checkpoint, pages
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent, NonFiniteError
+from tdmpc.checkpoint import below, prefixed
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault
 from tdmpc.lanes import Environments, Transition
 from tdmpc.metrics import Sink
 from tdmpc.pages import Pages
+from tdmpc.progress import Window
 from tdmpc.pruner import NullPruner
 from tdmpc.replay import ROWS, Replay
 from tdmpc.spec import Batch, EnvSpec
-from tdmpc.state import below, prefixed
 
 Fault = TypeVar("Fault", NonFiniteError, EnvironmentFault)
 
@@ -228,7 +229,7 @@ class Trainer:
             "diverged": self.diverged,
             "updates": self.agent.updates,
             "std": planner.std(self.agent_steps),
-            "horizon": min(planner.horizon, int(planner.horizon_schedule(self.agent_steps))),
+            "horizon": planner.horizon_at(self.agent_steps),
             "reward_scale": self.agent.model.reward_scale.item(),
             "wall_s": round(self.wall_s, 3),
             "cpu_s": round(self.cpu_s, 3),
@@ -428,65 +429,25 @@ def evaluation_row(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
     }
 
 
-class Window:
-    """Losses and times since the last logged episode."""
-
-    def __init__(self, sums: dict[str, Tensor] | None = None, updates: int = 0, decisions: int = 0) -> None:
-        self.sums = {name: value.clone() for name, value in (sums or {}).items()}
-        self.updates = updates
-        self.decisions = decisions
-        self.seconds: dict[str, float] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Count one update's metrics."""
-        self.updates += 1
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-
-    def timer(self, name: str) -> "Stopwatch":
-        """Adds the time inside a ``with`` block to a part of the loop."""
-        return Stopwatch(self.seconds, name)
-
-    def summary(self) -> dict[str, float]:
-        """Means over the updates, milliseconds for each decision or update, decisions a second."""
-        means = {name: value.item() / self.updates for name, value in self.sums.items()}
-        counts = {"update": self.updates, "replay": self.updates}
-        times = {
-            f"time/{name}_ms": 1000 * seconds / max(counts.get(name, self.decisions), 1)
-            for name, seconds in self.seconds.items()
-        }
-        total = sum(self.seconds.values())
-        return {**means, **times, "decisions_per_s": self.decisions / total if total else 0.0}
-
-
-class Stopwatch:
-    """Adds up the time spent in ``with`` blocks."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started
-
-
 def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def load_agent(folder: Path, **overrides: Any) -> tuple[Agent, dict[str, Any]]:
+def load_agent(
+    folder: Path, *, planner: Mapping[str, Any] | None = None, **overrides: Any
+) -> tuple[Agent, dict[str, Any]]:
     """The agent of a run, without its replay, and what was saved beside it.
 
     Args:
         folder: a run folder.
+        planner: settings of ``PlannerConfig`` to plan with instead of the run's.
         overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile.
     """
     saved = checkpoint.load(folder, prefixes=("agent/",))
-    config = from_json(TrainConfig, {**saved.meta["config"], **overrides})
+    settings = {**saved.meta["config"], **overrides}
+    config = from_json(TrainConfig, {**settings, "planner": {**settings["planner"], **(planner or {})}})
     agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
     agent.load_state(below("agent", saved.tensors))
     return agent, saved.meta

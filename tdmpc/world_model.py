@@ -5,17 +5,36 @@ is 1 where scaling is off. The scale is a power of two, so growing it changes no
 by a single bit (``grow_reward_scale``).
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdmpc.config import ModelConfig
-from tdmpc.heads import Regression
 from tdmpc.layers import Ensemble, mlp
 from tdmpc.spec import EnvSpec
 
 OBSERVATION_CLIP = 10.0
 """Standardised observations are clipped here: a sensor far outside its past must not dominate."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What a scalar output (reward, value) stands for: itself, fitted by squared error.
+
+    A two-hot output (TD-MPC2, arXiv 2310.16828) would be a second class with the same three members.
+    """
+
+    outputs: int = 1
+
+    def read(self, output: Float[Tensor, "*M Y"]) -> Float[Tensor, "*M"]:
+        """The scalar that a network output stands for."""
+        return output.squeeze(-1).float()
+
+    def loss(self, output: Float[Tensor, "*M Y"], target: Float[Tensor, "*M"]) -> Float[Tensor, "*M"]:
+        """How far the output is from the target, element by element."""
+        return (self.read(output) - target).square()
 
 
 class WorldModel(nn.Module):

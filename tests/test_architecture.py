@@ -18,22 +18,26 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 
 MAY_IMPORT = {
-    "tdmpc": (),
-    "compression": (),
-    "deploy": ("tdmpc",),
-    "scripts": ("tdmpc", "compression", "deploy"),
+    "machine": (),
+    "tdmpc": ("machine",),
+    "compression": ("machine",),
+    "deploy": ("machine", "tdmpc"),
+    "scripts": ("machine", "tdmpc", "compression", "deploy"),
 }
 WIRING = "compression/tdmpc_groups.py"
 """The one file of ``compression`` that knows how TD-MPC is wired, and so imports it."""
-RUN_TIME = ("deploy/__init__.py", "deploy/controller.py", "deploy/latency.py")
-"""What runs on a robot, together with every file of ``deploy`` that these import."""
+RUN_TIME = ("deploy/__init__.py", "deploy/controller.py", "deploy/timing.py")
+"""What runs on a robot, together with every file of ``deploy``, and ``machine.py``, that these import."""
 EXTRAS = {
+    "machine": (),
     "tdmpc": ("train",),
     "compression": ("train",),
     "deploy": ("train", "deploy", "openvino", "export"),
     "scripts": ("train", "suite", "deploy", "openvino", "export"),
 }
 """The extras that a package may import from, besides the base dependencies."""
+ROBOT = ("deploy", "machine")
+"""Packages whose files a robot may load."""
 RUN_TIME_EXTRAS = ("deploy", "openvino")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
 """What is imported under another name than its distribution's, or comes with another one."""
@@ -42,6 +46,11 @@ JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
 House = Mapping[str, ast.Module]
 Law = Callable[[House], list[str]]
 Node = TypeVar("Node", bound=ast.AST)
+
+
+def package_of(path: str) -> str:
+    """``deploy`` of ``deploy/a.py``, ``machine`` of ``machine.py``."""
+    return path.split("/")[0].removesuffix(".py")
 
 
 class Import(NamedTuple):
@@ -53,7 +62,7 @@ class Import(NamedTuple):
 
     @property
     def package(self) -> str:
-        return self.path.split("/")[0]
+        return package_of(self.path)
 
     @property
     def top(self) -> str:
@@ -63,8 +72,9 @@ class Import(NamedTuple):
         return f"{self.path}:{self.line} imports {self.target}"
 
 
-def read_house(*folders: str) -> House:
-    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+def read_house(*packages: str) -> House:
+    """The files of packages, or of modules that stand alone."""
+    files = [file for name in packages for file in [*ROOT.glob(f"{name}.py"), *sorted((ROOT / name).rglob("*.py"))]]
     return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes(), str(file)) for file in files}
 
 
@@ -91,7 +101,7 @@ def imports(house: House) -> list[Import]:
 
 
 def run_time_half(house: House) -> House:
-    """The files of ``deploy`` that a robot loads: the named ones and all that they import, at once or later."""
+    """The files that a robot loads: the named ones and all of ours that they import, at once or later."""
     found: set[str] = set()
     waiting = [path for path in RUN_TIME if path in house]
     while waiting:
@@ -102,7 +112,7 @@ def run_time_half(house: House) -> House:
             folders = use.target.replace(".", "/")
             names = (folders, folders.rpartition("/")[0])
             candidates = [f"{name}{ending}" for name in names for ending in (".py", "/__init__.py")]
-            waiting += [file for file in candidates if file in house and file not in found and use.top == "deploy"]
+            waiting += [file for file in candidates if file in house and file not in found and use.top in ROBOT]
     return {path: house[path] for path in sorted(found)}
 
 
@@ -136,7 +146,7 @@ def undeclared_imports(house: House) -> list[str]:
     robot = run_time_half(house)
     found = undeclared(robot, RUN_TIME_EXTRAS)
     for package, extras in EXTRAS.items():
-        rest = {path: tree for path, tree in house.items() if path.split("/")[0] == package and path not in robot}
+        rest = {path: tree for path, tree in house.items() if package_of(path) == package and path not in robot}
         found += undeclared(rest, extras)
     return found
 
@@ -192,12 +202,13 @@ def house() -> House:
 
 
 def test_every_package_is_read(house: House) -> None:
-    """The laws below are asked of all four packages."""
-    assert {path.split("/")[0] for path in house} == set(MAY_IMPORT)
+    """The laws below are asked of all packages."""
+    assert {package_of(path) for path in house} == set(MAY_IMPORT)
 
 
 def test_data_flows_one_way(house: House) -> None:
-    """A package imports only those before it: compression knows tdmpc in one file, deploy only tdmpc, scripts all."""
+    """A package imports only those before it: compression knows tdmpc in one file, deploy only tdmpc, scripts all, and
+    machine.py none."""
     assert wrong_way_imports(house) == []
 
 
@@ -251,13 +262,16 @@ BREACHES: list[tuple[Law, dict[str, str]]] = [
     (wrong_way_imports, {"tdmpc/a.py": "from deploy.export import export"}),
     (wrong_way_imports, {"tdmpc/a.py": "def f():\n    import scripts.main"}),
     (wrong_way_imports, {"tdmpc/a.py": "import tests"}),
+    (wrong_way_imports, {"machine.py": "import tdmpc"}),
+    (undeclared_imports, {"machine.py": "import rich"}),
+    (run_time_torch, {"deploy/timing.py": "import machine", "machine.py": "import torch"}),
     (wrong_way_imports, {"compression/groups.py": "from tdmpc import agent"}),
     (wrong_way_imports, {"compression/tdmpc_groups.py": "import deploy"}),
     (wrong_way_imports, {"deploy/export.py": "from compression.report import table"}),
     (wrong_way_imports, {"deploy/export.py": "import importlib\nimportlib.import_module('scripts')"}),
     (run_time_torch, {"deploy/__init__.py": "import torch"}),
     (run_time_torch, {"deploy/controller.py": "def f():\n    from torch import nn"}),
-    (run_time_torch, {"deploy/latency.py": "from tdmpc.config import PlannerConfig"}),
+    (run_time_torch, {"deploy/timing.py": "from tdmpc.config import PlannerConfig"}),
     (run_time_torch, {"deploy/controller.py": "from deploy.names import A", "deploy/names.py": "import torch"}),
     (run_time_torch, {"deploy/controller.py": "from . import names", "deploy/names.py": "import torch"}),
     (run_time_torch, {"deploy/__init__.py": "from .native import run", "deploy/native/__init__.py": "import torch"}),

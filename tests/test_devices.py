@@ -13,7 +13,7 @@ from compression.importance import CRITERIA, Evidence, Tally, kept, moments_of, 
 from compression.records import EVENTS, read
 from compression.tdmpc_groups import agent_groups
 from deploy.export import export
-from deploy.subject import ExportConfig
+from deploy.original import ExportConfig
 from tdmpc.agent import Agent
 from tdmpc.config import TrainConfig
 from tdmpc.evaluation import evaluate

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -70,13 +73,13 @@ def test_lock_is_complete() -> None:
     assert [line for line in complaints if not any(line.endswith(text) for text in known)] == []
 
 
-@pytest.mark.parametrize("package", ["tdmpc", "compression", "deploy", "scripts"])
+@pytest.mark.parametrize("package", ["machine", "tdmpc", "compression", "deploy", "scripts"])
 def test_packages_are_not_hidden_by_namesakes(package: str, tmp_path: Path) -> None:
     """From any folder a package's name finds the one of this checkout, not another distribution's or the stdlib's."""
     found = run_python(
         "-c", f"from importlib.util import find_spec; print(find_spec({package!r}).origin)", folder=tmp_path
     )
-    assert found.stdout.strip() == str(ROOT / package / "__init__.py"), found.stderr
+    assert found.stdout.strip() in (str(ROOT / f"{package}.py"), str(ROOT / package / "__init__.py")), found.stderr
 
 
 def test_tdmpc_without_its_extra_says_what_to_install() -> None:
@@ -93,6 +96,20 @@ def test_deploy_needs_no_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_robot_draws_its_latencies() -> None:
+    """The figure of latencies asks for neither PyTorch nor pandas."""
+    result = run_without("torch", "sys.modules['pandas'] = None; import scripts.report.latency")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_wheel_has_no_experiments() -> None:
+    """A wheel holds the commands and their figures, and not the experiments of this project."""
+    chosen = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(ROOT), exclude=chosen["exclude"], include=chosen["include"])
+    assert {"tdmpc", "compression", "deploy", "scripts", "scripts.report"} <= set(packages)
+    assert [name for name in packages if "experiments" in name] == []
+
+
 def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
     """Where shape checks are asked for, the modules that state shapes are loaded by jaxtyping."""
     if not pytestconfig.getoption("shape_checks"):
@@ -105,3 +122,22 @@ def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
 def test_one_console_command() -> None:
     """The project installs one command, `tdmpc`."""
     assert PROJECT["scripts"] == {"tdmpc": "scripts.main:main"}
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
+    """A wheel, unpacked away from the checkout, imports and knows its commands; it brings neither tests nor results."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants"))
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path / "wheel"))
+    built = run_python("-m", "pip", "wheel", *options, str(source), folder=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "wheel").glob("tdmpc-*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    assert not {"tests", "results", "docs"} & {path.name for path in installed.iterdir()}
+    found = run_python("-m", "scripts.main", "--help", folder=installed)
+    assert found.returncode == 0 and "train" in found.stdout, found.stderr
+    for module in ("deploy", "machine"):
+        found = run_python("-c", f"import {module}; print({module}.__file__)", folder=installed)
+        assert found.stdout.startswith(str(installed)), found.stderr

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int format_version = 1;
+constexpr int format_version = 2;
 
 std::string content(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
@@ -16,8 +16,14 @@ std::string content(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// What an error says, without the place in the JSON library that it comes from.
+std::string plain(const std::exception& error) {
+    const std::string said = error.what();
+    return said.rfind("[json", 0) == 0 ? said.substr(said.find("] ") + 2) : said;
+}
+
 size_t whole(const Json& value, double least) {
-    const double number = value.number();
+    const double number = value.get<double>();
     if (!(number >= least && number <= 1e9) || number != std::floor(number))
         throw std::runtime_error("expected a whole number of at least " + std::to_string(static_cast<int>(least)));
     return static_cast<size_t>(number);
@@ -25,37 +31,40 @@ size_t whole(const Json& value, double least) {
 
 size_t size(const Json& shape) {
     size_t product = 1;
-    for (const auto& axis : shape.items()) product *= whole(axis, 0);
+    for (const auto& axis : shape) product *= whole(axis, 0);
     return product;
 }
 
 Bundle parse(const std::string& folder, Json manifest) {
-    const double version = manifest.at("format_version").number();
+    const double version = part(manifest, "format_version").get<double>();
     if (version > format_version)
         throw std::runtime_error("it has format " + std::to_string(static_cast<int>(version)) + ", this program reads up to " +
                                  std::to_string(format_version) + ": build a newer one");
     Bundle bundle;
     bundle.folder = folder;
-    for (const auto& sensor : manifest.at("observation").items()) {
-        bundle.sensors.push_back(sensor.at("input").text());
-        bundle.sizes[bundle.sensors.back()] = size(sensor.at("shape"));
+    for (const auto& sensor : part(manifest, "observation")) {
+        bundle.sensors.push_back(part(sensor, "input").get<std::string>());
+        bundle.sizes[bundle.sensors.back()] = size(part(sensor, "shape"));
     }
-    for (const auto& [name, shape] : manifest.at("noise").at("inputs").members()) {
+    for (const auto& [name, shape] : part(part(manifest, "noise"), "inputs").items()) {
         bundle.noise.push_back(name);
         bundle.sizes[name] = size(shape);
     }
-    if (manifest.at("action").items().size() != 1) throw std::runtime_error("action must be one item");
-    const auto& action = manifest.at("action").items().front();
-    for (const auto& bound : action.at("low").items()) bundle.low.push_back(static_cast<float>(bound.number()));
-    for (const auto& bound : action.at("high").items()) bundle.high.push_back(static_cast<float>(bound.number()));
+    const auto& actions = part(manifest, "action");
+    if (!actions.is_array() || actions.size() != 1) throw std::runtime_error("action must be one item");
+    bundle.low = part(actions[0], "low").get<std::vector<float>>();
+    bundle.high = part(actions[0], "high").get<std::vector<float>>();
     if (bundle.low.size() != bundle.high.size()) throw std::runtime_error("action.low and action.high differ in length");
-    bundle.sizes["previous_mean"] = whole(manifest.at("planner").at("horizon"), 1) * bundle.low.size();
-    for (const auto& [component, macs] : manifest.at("macs").members()) bundle.macs += macs.number();
-    for (const auto& [name, file] : manifest.at("files").members()) {
-        const double bytes = file.at("bytes").number();
-        if (content(bundle.file(name)).size() != bytes)
+    bundle.sizes["previous_mean"] = whole(part(part(manifest, "planner"), "horizon"), 1) * bundle.low.size();
+    bundle.precision = part(manifest, "precision").get<std::string>();
+    if (bundle.precision == "fp32") bundle.precision = "float32";  // so in format 1, which tells no macs as_run either
+    const auto& macs = part(manifest.contains("as_run") ? part(manifest, "as_run") : manifest, "macs");
+    for (const auto& component : macs) bundle.macs += component.get<long long>();
+    for (const auto& [name, file] : part(manifest, "files").items()) {
+        const size_t bytes = content(bundle.file(name)).size();
+        if (bytes != part(file, "bytes").get<double>())
             throw std::runtime_error(name + " is not the file that was exported: copy the bundle again");
-        if (name != "golden.bin") bundle.bytes += bytes;
+        if (name != "golden.bin") bundle.bytes += static_cast<long long>(bytes);
     }
     bundle.manifest = std::move(manifest);
     return bundle;
@@ -63,7 +72,7 @@ Bundle parse(const std::string& folder, Json manifest) {
 
 Arrays take(const Json& layout, const std::string& bytes, size_t& at) {
     Arrays arrays;
-    for (const auto& [name, shape] : layout.members()) {
+    for (const auto& [name, shape] : layout.items()) {
         const size_t count = size(shape);
         if (at + 4 * count > bytes.size()) throw std::runtime_error("golden.bin is too short: copy the bundle again");
         std::vector<float> values(count);
@@ -76,35 +85,50 @@ Arrays take(const Json& layout, const std::string& bytes, size_t& at) {
 
 }  // namespace
 
+Json read_json(const std::string& text) {
+    try {
+        return Json::parse(text);
+    } catch (const Json::exception& error) {
+        throw std::runtime_error("damaged JSON: " + plain(error));
+    }
+}
+
+const Json& part(const Json& whole, const std::string& name) {
+    if (!whole.is_object()) throw std::runtime_error("expected an object with '" + name + "'");
+    if (!whole.contains(name)) throw std::runtime_error("there is no '" + name + "'");
+    return whole.at(name);
+}
+
 Bundle read_bundle(const std::string& folder) {
     const std::string path = folder + "/manifest.json";
     try {
-        return parse(folder, Json::parse(content(path)));
+        return parse(folder, read_json(content(path)));
     } catch (const std::exception& error) {
-        throw std::runtime_error(folder + " is no bundle that can be used: " + error.what());
+        throw std::runtime_error(folder + " is no bundle that can be used: " + plain(error));
     }
 }
 
 std::vector<GoldenPlan> read_golden(const Bundle& bundle) {
     try {
-        const auto& layout = bundle.manifest.at("golden");
+        const auto& layout = part(bundle.manifest, "golden");
         const std::string bytes = content(bundle.file("golden.bin"));
-        const Json* tolerance = layout.find("tolerance");  // older bundles have none
+        const size_t count = whole(part(layout, "plans"), 1);
+        const Json tolerance = layout.value("tolerance", Json());  // older bundles have none
+        if (!tolerance.is_null() && tolerance.size() != count)
+            throw std::runtime_error("golden.tolerance needs an item for each plan");
         std::vector<GoldenPlan> plans;
-        size_t at = 0;
-        for (size_t number = 0, count = whole(layout.at("plans"), 1); number < count; ++number) {
+        for (size_t number = 0, at = 0; number < count; ++number) {
             GoldenPlan plan;
-            plan.inputs = take(layout.at("inputs"), bytes, at);
-            plan.outputs = take(layout.at("outputs"), bytes, at);
-            if (tolerance != nullptr) {
-                if (tolerance->items().size() != count) throw std::runtime_error("golden.tolerance needs an item for each plan");
-                plan.action = tolerance->items()[number].at("action").number();
-                plan.value = tolerance->items()[number].at("value").number();
+            plan.inputs = take(part(layout, "inputs"), bytes, at);
+            plan.outputs = take(part(layout, "outputs"), bytes, at);
+            if (!tolerance.is_null()) {
+                plan.action = part(tolerance[number], "action").get<double>();
+                plan.value = part(tolerance[number], "value").get<double>();
             }
             plans.push_back(std::move(plan));
         }
         return plans;
     } catch (const std::exception& error) {
-        throw std::runtime_error(bundle.folder + " has no golden plans that can be used: " + error.what());
+        throw std::runtime_error(bundle.folder + " has no golden plans that can be used: " + plain(error));
     }
 }

@@ -3,12 +3,12 @@
 
 #include <cmath>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "json.hpp"
-
 using Arrays = std::map<std::string, std::vector<float>>;
+using Json = nlohmann::ordered_json;  // members in the order of the file, which is that of the arrays in a golden file
 
 struct GoldenPlan {
     Arrays inputs, outputs;
@@ -22,7 +22,8 @@ struct Bundle {
     std::vector<std::string> noise;    // graph inputs, none where it is baked in
     std::map<std::string, size_t> sizes;  // of all graph inputs
     std::vector<float> low, high;      // of the actuators
-    double macs = 0, bytes = 0;
+    std::string precision;             // "float32" or "int8"
+    long long macs = 0, bytes = 0;     // multiply-adds that a plan runs
 
     std::string file(const std::string& name) const { return folder + "/" + name; }
 };
@@ -30,3 +31,7 @@ struct Bundle {
 // Throws std::runtime_error with what to do where the bundle is damaged, incomplete or from a newer version.
 Bundle read_bundle(const std::string& folder);
 std::vector<GoldenPlan> read_golden(const Bundle& bundle);
+
+// Both throw std::runtime_error: where the text is no JSON, and where there is no such part.
+Json read_json(const std::string& text);
+const Json& part(const Json& whole, const std::string& name);

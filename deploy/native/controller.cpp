@@ -24,15 +24,15 @@ void check(const Bundle& bundle, Graph& graph) {
         if (graph.input(name).size() != size)
             throw std::runtime_error(cause + "input '" + name + "' has " + std::to_string(size) + " numbers in the manifest and " +
                                      std::to_string(graph.input(name).size()) + " in the graph");
-    for (const auto& name : graph.inputs())
+    for (const auto& [name, values] : graph.inputs())
         if (bundle.sizes.count(name) == 0) throw std::runtime_error(cause + "it says nothing of input '" + name + "'");
     if (graph.output("action").size() != bundle.low.size())
         throw std::runtime_error(cause + "they differ in the number of actuators");
     if (graph.manifest().empty()) return;
-    const Json carried = Json::parse(graph.manifest());
-    for (const auto& [part, value] : carried.members())
-        if (!(bundle.manifest.at(part) == value))
-            throw std::runtime_error(cause + "the graph was exported with another '" + part + "'. Copy the bundle again");
+    const Json carried = read_json(graph.manifest());
+    for (const auto& [name, value] : carried.items())
+        if (nlohmann::json(part(bundle.manifest, name)) != nlohmann::json(value))  // whatever the order of members
+            throw std::runtime_error(cause + "the graph was exported with another '" + name + "'. Copy the bundle again");
 }
 
 }  // namespace
@@ -46,10 +46,10 @@ Controller::Controller(const Bundle& bundle, const Runtime& runtime)
 void Controller::reset(unsigned long long seed) {
     random_.seed(seed);
     normal_.reset();
-    begin();
+    start();
 }
 
-void Controller::begin() {
+void Controller::start() {
     auto& mean = graph_->input("previous_mean");
     std::fill(mean.begin(), mean.end(), 0.0f);
     action_.resize(bundle_.low.size());
@@ -57,7 +57,7 @@ void Controller::begin() {
         action_[index] = std::min(std::max(0.0f, bundle_.low[index]), bundle_.high[index]);
 }
 
-bool Controller::sense(const Arrays& readings) {
+bool Controller::read(const Arrays& readings) {
     for (const auto& name : bundle_.sensors) {
         const auto reading = readings.find(name);
         auto& input = graph_->input(name);
@@ -68,7 +68,7 @@ bool Controller::sense(const Arrays& readings) {
 }
 
 const std::vector<float>& Controller::act(const Arrays& readings) {
-    if (!sense(readings)) {
+    if (!read(readings)) {
         ++faults_;
         return action_;
     }
@@ -105,6 +105,6 @@ Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
         found.deviation = std::max(found.deviation, largest);
         found.holds = found.holds && largest <= plan.action && !std::isnan(value) && value <= plan.value;
     }
-    begin();
+    start();
     return found;
 }

@@ -26,8 +26,8 @@ public:
     long faults() const { return faults_; }
 
 private:
-    void begin();
-    bool sense(const Arrays& readings);
+    void start();
+    bool read(const Arrays& readings);
 
     const Bundle& bundle_;
     std::unique_ptr<Graph> graph_;

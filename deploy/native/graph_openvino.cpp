@@ -37,7 +37,6 @@ public:
             auto& values = inputs_[port.get_any_name()];
             values.resize(ov::shape_size(port.get_shape()));
             request_.set_input_tensor(number, ov::Tensor(ov::element::f32, port.get_shape(), values.data()));
-            names_.push_back(port.get_any_name());
         }
         for (size_t number = 0; number < model->outputs().size(); ++number) {
             const auto port = model->output(number);
@@ -47,18 +46,17 @@ public:
         }
     }
 
-    std::vector<std::string> inputs() const override { return names_; }
+    const std::map<std::string, std::vector<float>>& inputs() const override { return inputs_; }
     std::vector<float>& input(const std::string& name) override { return known(inputs_, name, "input"); }
     void run() override { request_.infer(); }
     const std::vector<float>& output(const std::string& name) const override { return known(outputs_, name, "output"); }
     std::string backend() const override { return "openvino"; }
-    std::string precision() const override { return reduced_ ? "bf16" : "fp32"; }
+    std::string precision() const override { return reduced_ ? "bfloat16" : "float32"; }
     std::string version() const override { return ov::get_openvino_version().buildNumber; }
     std::string manifest() const override { return manifest_; }
 
 private:
     std::map<std::string, std::vector<float>> inputs_, outputs_;  // the runtime reads and writes these in place
-    std::vector<std::string> names_;
     std::string manifest_;
     ov::InferRequest request_;
     bool reduced_ = false;

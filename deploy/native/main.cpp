@@ -1,11 +1,11 @@
-// Loads a bundle, checks its golden plans, and times it by the protocol of `tdmpc latency`: one JSON list on standard output.
+// Loads a bundle, checks its golden plans, and times it by the protocol of `tdmpc latency`. What it measured is a JSON list
+// on standard output; `tdmpc native rows` makes percentiles and bounds of it.
 #include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <iostream>
@@ -16,12 +16,12 @@
 
 #include "bundle.hpp"
 #include "controller.hpp"
-#include "latency.hpp"
+#include "timing.hpp"
 
 namespace {
 
 const char* usage =
-    "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision fp32|auto] [--cores 0,1] [--priority 2..99]\n"
+    "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision float32|auto] [--cores 0,1] [--priority 2..99]\n"
     "                        [--awake] [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n\n"
     "Checks the golden plans of a bundle and times its decisions; with --check it only checks them.\n"
     "With --period-ms it also decides at that period. --precision auto is bfloat16 where the processor has it.\n";
@@ -62,6 +62,12 @@ std::vector<int> core_list(const std::string& option, const std::string& text) {
     return cores;
 }
 
+bool is_reduced(const std::string& precision) {
+    if (precision != "float32" && precision != "auto")
+        throw std::invalid_argument("--precision must be float32 or auto, got " + precision);
+    return precision == "auto";
+}
+
 Arguments parse(int count, char** words) {
     Arguments arguments;
     for (int index = 1; index < count; ++index) {
@@ -73,7 +79,7 @@ Arguments parse(int count, char** words) {
         if (word == "--check") arguments.check_only = true;
         else if (word == "--awake") arguments.awake = true;
         else if (word == "--threads") arguments.runtime.threads = whole(word, value(), 1);
-        else if (word == "--precision") arguments.runtime.reduced = value() == "auto";
+        else if (word == "--precision") arguments.runtime.reduced = is_reduced(value());
         else if (word == "--cores") arguments.cores = core_list(word, value());
         else if (word == "--priority") arguments.priority = whole(word, value(), 1);
         else if (word == "--calls") arguments.calls = whole(word, value(), 1);
@@ -114,18 +120,7 @@ void stay_awake() {
         throw std::runtime_error("cannot keep the cores awake: this takes the right to write to /dev/cpu_dma_latency");
 }
 
-void add_facts(JsonObject& row, const Bundle& bundle, const Graph& graph, const Arguments& arguments, double load_s,
-               double deviation) {
-    const std::string stored = bundle.manifest.at("precision").text();
-    const auto& training = bundle.manifest.at("training").at("return_mean");
-    row.text("bundle", bundle.folder).text("backend", graph.backend()).text("language", "c++");
-    row.text("precision", stored == "fp32" ? graph.precision() : stored).number("threads", arguments.runtime.threads);
-    row.number("macs", bundle.macs).number("bytes", bundle.bytes).number("load_s", load_s);
-    row.null("deadline_ms");
-    if (training.is_null()) row.null("return_mean");
-    else row.number("return_mean", training.number());
-    row.number("golden_deviation", deviation).object("versions", JsonObject().text(graph.backend(), graph.version()));
-}
+void print(const Json& value) { std::cout << value.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n"; }
 
 int run(const Arguments& arguments) {
     pin(arguments.cores);
@@ -137,36 +132,37 @@ int run(const Arguments& arguments) {
     Controller controller(bundle, arguments.runtime);
     const double load_s = seconds_now() - entered;
     const auto [deviation, holds] = controller.replay(golden);
-    const bool exact = bundle.manifest.at("precision").text() == "fp32" && controller.graph().precision() == "fp32";
-    if (exact && !holds) {
+    const Graph& graph = controller.graph();
+    const std::string precision = bundle.precision == "float32" ? graph.precision() : bundle.precision;
+    if (precision == "float32" && !holds) {
         std::cerr << "error: the golden plans come out otherwise, actions by up to " << deviation << " half ranges: "
                   << "rounding does not explain it\n";
         return 1;
     }
-    const auto row = [&](const Times& times, double period_ms, const Before& begun) {
-        JsonObject object;
-        add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
-        add_figures(object, times, period_ms, bundle.macs);
-        add_machine(object, times, begun, arguments.runtime.threads);
-        object.flag("awake", arguments.awake);
-        return object.str();
-    };
+    const Json facts = {{"bundle", bundle.folder}, {"backend", graph.backend()}, {"language", "c++"}, {"precision", precision},
+                        {"threads", arguments.runtime.threads}, {"deadline_ms", nullptr}, {"macs", bundle.macs},
+                        {"bytes", bundle.bytes}, {"load_s", load_s}, {"golden_deviation", deviation},
+                        {"return_mean", part(part(bundle.manifest, "training"), "return_mean")},
+                        {"versions", {{graph.backend(), graph.version()}}}};
     if (arguments.check_only) {
-        JsonObject object;
-        add_facts(object, bundle, controller.graph(), arguments, load_s, deviation);
-        std::cout << object.str() << "\n";
+        print(facts);
         return 0;
     }
     size_t turn = 0;
     const auto decide = [&] { controller.act(golden[turn++ % golden.size()].inputs); };
-    Before begun = before();
-    std::cout << "[" << row(single_stream(decide, arguments.calls, arguments.seconds), 0, begun);
-    if (arguments.period_ms > 0) {
-        begun = before();
-        const Times times = periodic(decide, arguments.period_ms / 1000, arguments.periods);
-        std::cout << ",\n " << row(times, arguments.period_ms, begun);
-    }
-    std::cout << "]\n";
+    const auto measured = [&](const Json& period_ms, const std::function<Json()>& measure) {
+        const Before begun = before();
+        const Json times = measure();
+        Json machine = machine_facts(begun);
+        machine["awake"] = arguments.awake;
+        return Json{{"facts", facts}, {"period_ms", period_ms}, {"times", times}, {"machine", machine}};
+    };
+    Json list = Json::array();
+    list.push_back(measured(nullptr, [&] { return single_stream(decide, arguments.calls, arguments.seconds); }));
+    if (arguments.period_ms > 0)
+        list.push_back(measured(arguments.period_ms,
+                                [&] { return periodic(decide, arguments.period_ms / 1000, arguments.periods); }));
+    print(list);
     return 0;
 }
 

@@ -18,7 +18,8 @@ from compression import records
 from deploy import bundle
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
-from deploy.controller import Controller, golden_deviation
+from deploy.contract import golden_plans
+from deploy.controller import Controller
 from tdmpc import checkpoint, pages, runs
 from tests.attack import processes
 from tests.attack.cases import Case, dice, scaled
@@ -140,7 +141,7 @@ def in_bundle(name: str, words: tuple[object, ...], folder: Path) -> Iterator[st
 
 def decided(folder: Path) -> bytes:
     """All that a bundle decides about a few observations, planned as a whole, until a deadline, and by the policy."""
-    made = [np.float64(golden_deviation(bundle.read(folder), Runtime()))]
+    made = [np.float64(max(plan.action for plan in golden_plans(bundle.read(folder), Runtime())))]
     for deadline_ms in (None, 1e6):
         controller = Controller.load(folder, on_fault="prior", deadline_ms=deadline_ms)
         controller.reset(seed=1)

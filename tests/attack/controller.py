@@ -16,7 +16,7 @@ import numpy as np
 
 from deploy.bundle import Sensor
 from deploy.controller import Controller
-from deploy.sensing import ControlFault
+from deploy.faults import ControlFault
 from tests.attack import native_controller
 from tests.attack.cases import Case, dice, scaled
 from tests.attack.subject import subject

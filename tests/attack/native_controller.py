@@ -9,6 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from scripts.native import steps
 from tests.attack.cases import Case, scaled
 from tests.attack.subject import subject
 
@@ -31,10 +32,8 @@ def cases(seed: int, scale: float) -> Iterator[Case]:
 
 def run(seed: int, calls: int, folder: Path) -> Iterator[str]:
     """Build it and have it decide."""
-    from openvino.utils import get_cmake_path
-
-    for step in (["-S", SOURCES, "-B", folder, f"-DOpenVINO_DIR={get_cmake_path()}"], ["--build", folder]):
-        built = subprocess.run(["cmake", *step], capture_output=True, text=True)
+    for step in steps(SOURCES, folder):
+        built = subprocess.run(step, capture_output=True, text=True)
         if built.returncode != 0:
             yield f"it does not build: {built.stdout[-300:]} {built.stderr[-600:]}"
             return

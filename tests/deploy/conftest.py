@@ -19,7 +19,7 @@ from deploy import bundle
 from deploy.bundle import Bundle
 from deploy.controller import Controller
 from deploy.export import export
-from deploy.subject import ExportConfig
+from deploy.original import ExportConfig
 from tdmpc import runs
 from tdmpc.config import ModelConfig, ReplayConfig
 from tdmpc.envs import describe
@@ -46,8 +46,9 @@ MANIFEST: dict[str, Any] = {
         "kind": "input",
         "inputs": {"noise_policy": [HORIZON, 1, ACTIONS], "noise_samples": [ITERATIONS, HORIZON, 4, ACTIONS]},
     },
-    "precision": "fp32",
-    "macs": {"dynamics": 600, "reward": 400},
+    "precision": "float32",
+    "macs": {"dynamics": 500, "reward": 300},
+    "as_run": {"widths": {}, "macs": {"dynamics": 600, "reward": 400}},
     "widths": {},
     "training": {"run": "runs/toy", "agent_steps": 40, "return_mean": 7.0},
     "golden": {
@@ -68,7 +69,7 @@ MANIFEST: dict[str, Any] = {
 class Scripted:
     """A graph that answers what a test says, and keeps what it was given."""
 
-    precision = "fp32"
+    precision = "float32"
     manifest = None
     shapes: Mapping[str, tuple[int, ...]] = {}
     outputs: Mapping[str, tuple[int, ...]] = {}

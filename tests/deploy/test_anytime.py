@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import anytime, backends, bundle
+from deploy import bundle, realtime
 from deploy.anytime import Anytime
 from deploy.backends import Runtime
 from deploy.bundle import Bundle
 from deploy.controller import Controller
-from deploy.latency import golden_observations
-from deploy.sensing import Fault
+from deploy.faults import Fault
 from tests.deploy.conftest import ITERATIONS, PLAN, Scripted, planned
 
 NEVER = 1e9
@@ -164,9 +163,8 @@ def test_who_waits_comes_before_who_plans(copied: Path, monkeypatch: pytest.Monk
     def ask(priority: int | None) -> None:
         asked.append((threading.get_ident() == main, priority))
 
-    for module in (backends, anytime):
-        monkeypatch.setattr(module, "prioritise", ask)
+    monkeypatch.setattr(realtime, "prioritise", ask)
     controller = Controller.load(copied, Runtime(priority=40), deadline_ms=60_000.0)
-    controller.act(golden_observations(controller.bundle)[0])
+    controller.act(np.zeros(2))
     controller.close()
     assert asked == [(True, 39), (True, 39), (True, 40), (False, 39)]

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from packaging.requirements import Requirement
 
-from deploy import backends, bundle
+from deploy import backends, bundle, realtime
 from deploy.backends import Runtime
 from deploy.bundle import Bundle, BundleError
-from deploy.controller import Controller, golden_plans
+from deploy.contract import golden_plans
+from deploy.controller import Controller
 from tests.deploy.conftest import MANIFEST, Exported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def test_a_manifest_is_read(described: Bundle) -> None:
         (None, "has no manifest.json"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        (json.dumps({**MANIFEST, "format_version": bundle.FORMAT_VERSION + 1}), "has format 2, .* update tdmpc"),
+        (json.dumps({**MANIFEST, "format_version": bundle.FORMAT_VERSION + 1}), "has format 3, .* update tdmpc"),
         (json.dumps({name: part for name, part in MANIFEST.items() if name != "planner"}), r"is damaged .*planner"),
         (json.dumps({**MANIFEST, "action": []}), "is damaged"),
     ],
@@ -86,7 +87,7 @@ def test_any_damage_is_one_error(data: st.DataObject, junk: Any) -> None:
         (Path(folder) / bundle.MANIFEST).write_text(json.dumps(manifest))
         with suppress(BundleError):
             described = bundle.read(folder)
-            assert described.macs >= 0 and described.model_id and described.golden_tolerances
+            assert described.macs >= 0 and described.model_id and next(described.golden_tolerances)
             assert described.control_period_ms is None or described.control_period_ms > 0
 
 
@@ -112,22 +113,31 @@ def test_a_missing_file_is_refused(copied: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_of_before_is_read(copied: Path) -> None:
-    """A bundle without tolerances of its golden plans is held against those of single precision."""
+    """A bundle of format 1 is read: float32 is fp32 there, multiply-adds are those of the pruned widths, and where
+    golden plans have no tolerances, those of single precision hold."""
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest.update(format_version=1, precision="fp32")
+        del manifest["as_run"], manifest["golden"]["tolerance"]
+
     for path in copied.glob("*.onnx"):
         graph = onnx.load(path)
         (metadata,) = graph.metadata_props
         stated = json.loads(metadata.value)
-        del stated["golden"]["tolerance"]
+        older(stated)
         metadata.value = json.dumps(stated)
         onnx.save(graph, path)
 
-    def older(manifest: dict[str, Any]) -> None:
-        del manifest["golden"]["tolerance"]
+    def hashed(manifest: dict[str, Any]) -> None:
+        older(manifest)
         for name, file in manifest["files"].items():
             file["sha256"] = bundle.sha256(copied / name)
 
-    rewrite(copied, older)
-    plans = golden_plans(Controller.load(copied).bundle, Runtime())
+    rewrite(copied, hashed)
+    controller = Controller.load(copied)
+    assert controller.precision == "float32"
+    assert controller.bundle.macs == sum(controller.bundle.manifest["macs"].values())
+    plans = golden_plans(controller.bundle, Runtime())
     assert all(plan.holds and (plan.allowed_action, plan.allowed_value) == (1e-4, math.inf) for plan in plans)
 
 
@@ -155,7 +165,7 @@ def test_a_missing_backend_says_what_to_install(
 def test_cores_that_do_not_exist_are_refused() -> None:
     """An affinity that the machine cannot give names the cores."""
     with pytest.raises(BundleError, match="cannot stay on cores 4000"):
-        backends.pin((4000,))
+        realtime.pin((4000,))
 
 
 def needed(*names: str) -> set[str]:
@@ -180,7 +190,7 @@ def clean_environment(folder: Path) -> Path:
             target = folder / top
             if not target.exists():
                 target.symlink_to(Path(str(installed.locate_file(top))))
-    for package in ("deploy", "tdmpc", "compression", "scripts"):
+    for package in ("machine.py", "deploy", "tdmpc", "compression", "scripts"):
         (folder / package).symlink_to(ROOT / package)
     return folder
 
@@ -188,23 +198,23 @@ def clean_environment(folder: Path) -> Path:
 def test_a_priority_that_is_not_to_be_had_is_said() -> None:
     """A real-time priority outside the system's range says which there are."""
     with pytest.raises(BundleError, match=r"real-time priority 1000.*2 to 99"):
-        backends.prioritise(1000)
+        realtime.prioritise(1000)
 
 
 def test_cores_are_kept_awake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The wish for no waking latency stands as long as the process; where it cannot be told, it is said."""
     device = tmp_path / "latency"
-    monkeypatch.setattr(backends, "WAKING_LATENCY", device)
-    monkeypatch.setattr(backends, "_no_latency", cache(backends._no_latency.__wrapped__))
+    monkeypatch.setattr(realtime, "WAKING_LATENCY", device)
+    monkeypatch.setattr(realtime, "_no_latency", cache(realtime._no_latency.__wrapped__))
     with pytest.raises(BundleError, match=r"cannot keep the cores awake.*/latency"):
-        backends.stay_awake()
-    assert not backends.awake() and not device.exists()
+        realtime.stay_awake()
+    assert not realtime.awake() and not device.exists()
     device.touch()
-    backends.stay_awake()
-    backends.stay_awake()
-    assert backends.awake() and device.read_bytes() == bytes(4)
-    assert not backends._no_latency().closed
-    backends._no_latency().close()
+    realtime.stay_awake()
+    realtime.stay_awake()
+    assert realtime.awake() and device.read_bytes() == bytes(4)
+    assert not realtime._no_latency().closed
+    realtime._no_latency().close()
 
 
 @pytest.mark.slow
@@ -219,7 +229,7 @@ def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str
         "c.reset(seed=0)\n"
         "print(c.act([0.1, 0.2]))\n"
         "print(c.act([float('nan'), 0.2]))\n"
-        "import deploy.latency\n"
+        "import deploy.timing\n"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", program],

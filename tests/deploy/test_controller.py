@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from deploy import bundle, contract
 from deploy.bundle import Bundle, actuate
 from deploy.controller import Controller
-from deploy.sensing import ControlFault, Fault
+from deploy.faults import ControlFault, Fault
 from tests.deploy.conftest import HIGH, LOW, MANIFEST, PLAN, Scripted, planned
 
 Make = Callable[..., tuple[Controller, Scripted]]
@@ -101,10 +101,10 @@ def test_a_bad_observation_reaches_no_actuator(
     ("policy", "first", "later"),
     [("hold", ZERO, [2.0, 1.0]), ("zero", ZERO, ZERO), ("prior", ZERO, [1.25, 1.75])],
 )
-def test_the_fault_policy_decides(
+def test_on_fault_decides(
     control: Make, observation: dict[str, Any], policy: str, first: list[float], later: list[float]
 ) -> None:
-    """Before and after the first good observation, a fault gives the action that its policy says."""
+    """Before and after the first good observation, a fault gives the action that ``on_fault`` says."""
     controller, _ = control(on_fault=policy)
     assert controller.act(None).tolist() == pytest.approx(first)
     controller.act(observation)
@@ -277,13 +277,22 @@ def test_a_caller_cannot_change_the_held_action(control: Make, observation: dict
 
 def test_a_single_sensor_may_come_bare(control: Make) -> None:
     """An environment whose observation is one array needs no mapping around it, a tuple is read by number."""
+    from deploy import faults
     from deploy.bundle import Sensor
-    from deploy.sensing import sense
 
-    (bare,) = sense([1, 2], [Sensor("observation", "observation", (2,))]).values()
+    (bare,) = faults.read([1, 2], [Sensor("observation", "observation", (2,))]).values()
     assert bare.dtype == np.float32 and bare.tolist() == [1, 2]
-    (second,) = sense(([0], {"x": 3}), [Sensor("1/x", "observation/1/x", ())]).values()
+    (second,) = faults.read(([0], {"x": 3}), [Sensor("1/x", "observation/1/x", ())]).values()
     assert second == 3
+
+
+def test_sensors_may_come_by_their_names(control: Make) -> None:
+    """A mapping by the names of the manifest is read as the nested one of the environment is."""
+    controller, planner = control()
+    controller.act({"joint": [0.1, -0.2], "body/height": 1.5})
+    controller.act({"joint": [0.1, -0.2], "body": {"height": 1.5}})
+    flat, nested = ({name: values.tolist() for name, values in each.items() if "/" in name} for each in planner.given)
+    assert flat == nested and flat["observation/body/height"] == 1.5
 
 
 def test_acting_allocates_nothing_that_grows(control: Make, observation: dict[str, Any]) -> None:

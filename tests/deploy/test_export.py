@@ -18,10 +18,11 @@ import deploy.export
 from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
-from deploy.controller import Controller, draw_noise, golden_deviation
+from deploy.contract import golden_plans
+from deploy.controller import Controller, draw_noise
 from deploy.export import _staged, export
 from deploy.graphs import TILE, in_tiles
-from deploy.subject import ExportConfig, load_subject
+from deploy.original import ExportConfig, Source, load
 from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
 from tdmpc.envs import make_bare_env, make_env
@@ -95,10 +96,10 @@ def test_the_policy_is_the_agents(exported: Exported) -> None:
     policy = backends.load(described.file(bundle.POLICY), ONE)
     agent, _ = matching_agent(described, exported.run)
     for sensed, observation in walk(exported, 3):
-        from deploy.sensing import sense
+        from deploy import faults
 
         expected = agent.model.pi(agent.model.encode(torch.from_numpy(observation))).numpy()
-        given = policy(sense(sensed, described.sensors))["action"]
+        given = policy(faults.read(sensed, described.sensors))["action"]
         assert given == pytest.approx(bundle.actuate(expected, described.low, described.high), abs=1e-5)
 
 
@@ -125,7 +126,7 @@ def test_golden_plans_are_replayed(exported: Exported) -> None:
     described = bundle.read(exported.folder)
     assert len(list(described.golden())) == described.manifest["golden"]["plans"] > 1
     for backend in ("onnxruntime", "openvino"):
-        assert golden_deviation(described, Runtime(backend=backend)) <= 1e-4
+        assert max(plan.action for plan in golden_plans(described, Runtime(backend=backend))) <= 1e-4
 
 
 def test_a_manifest_says_what_the_bundle_is(exported: Exported) -> None:
@@ -139,7 +140,11 @@ def test_a_manifest_says_what_the_bundle_is(exported: Exported) -> None:
     assert manifest["action"][0]["low"] == list(spec.action_low) and manifest["action"][0]["high"] == list(
         spec.action_high
     )
+    filled = in_tiles(agent.model, spec).config
     assert manifest["macs"] == planning_macs(agent.config.model, spec, agent.config.planner)
+    assert manifest["as_run"]["macs"] == planning_macs(filled, spec, agent.config.planner)
+    running = bundle.read(exported.folder).macs
+    assert sum(manifest["macs"].values()) < running == sum(manifest["as_run"]["macs"].values())
     assert sum(manifest["parameters"].values()) == sum(p.numel() for p in agent.model.parameters())
     assert manifest["training"]["agent_steps"] == step == 40
     assert manifest["planner"]["horizon"] == asked.horizon or {"default": 3, "reference": 1}[exported.case.preset]
@@ -162,8 +167,8 @@ def test_every_graph_carries_the_manifest(exported: Exported) -> None:
 def test_weights_are_stored_once(exported: Exported) -> None:
     """However many iterations a planner has, it holds each weight once, in whole tiles."""
     graph = onnx.load(exported.folder / bundle.PLANNER).graph
-    subject = load_subject(exported.run, exported.case.export)
-    parameters = sum(each.numel() for each in in_tiles(subject.agent.model, subject.spec).parameters())
+    model, _, spec = load(exported.run, exported.case.export).original
+    parameters = sum(each.numel() for each in in_tiles(model, spec).parameters())
     numbers = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
     assert numbers < 2 * parameters
 
@@ -196,16 +201,15 @@ def test_graphs_of_another_agent_are_refused(
     """A bundle that plans otherwise than its agent is not written, nor any part of it."""
     exported = export_case("default")
     cached_graphs(exported, monkeypatch)
-    load = deploy.export.load_subject
 
-    def tampered(*args: Any) -> Any:
-        subject = load(*args)
+    def tampered(*args: Any) -> Source:
+        source = load(*args)
         with torch.no_grad():
-            for parameter in subject.agent.model.components["reward"].parameters():
+            for parameter in source.original.model.components["reward"].parameters():
                 parameter *= -1.5
-        return subject
+        return source
 
-    monkeypatch.setattr(deploy.export, "load_subject", tampered)
+    monkeypatch.setattr(deploy.export, "load", tampered)
     with pytest.raises(BundleError, match="do not plan as the agent does"):
         export(exported.run, tmp_path / "bundle", ExportConfig())
     assert list(tmp_path.iterdir()) == []
@@ -225,7 +229,8 @@ def test_baked_noise_is_the_same_in_every_plan(
         controller.reset(seed=seed)
         actions.append(controller.act(sensed).tolist())
     assert actions[0] == actions[1]
-    assert manifest["noise"]["inputs"] == {} and golden_deviation(controller.bundle, ONE) <= 1e-5
+    assert manifest["noise"]["inputs"] == {}
+    assert max(plan.action for plan in golden_plans(controller.bundle, ONE)) <= 1e-5
     with pytest.raises(BundleError, match="export with --noise input to plan within deadlines"):
         Controller.load(tmp_path / "bundle", deadline_ms=5.0)
     found = validate(tmp_path / "bundle", ONE, run=exported.run, episodes=1)
@@ -245,7 +250,8 @@ def test_eight_bits_are_judged_by_what_they_lose(
     assert manifest["regret"]["plans"] == manifest["parity"]["plans"]
     assert manifest["regret"]["mean"] <= max(manifest["regret"]["policy"], manifest["regret"]["other_noise"])
     controller = Controller.load(tmp_path / "bundle")
-    assert controller.precision == "int8" and golden_deviation(controller.bundle, ONE) <= 1e-5
+    assert controller.precision == "int8"
+    assert max(plan.action for plan in golden_plans(controller.bundle, ONE)) <= 1e-5
     assert controller.bundle.model_id == bundle.read(exported.folder).model_id
 
 
@@ -256,7 +262,7 @@ def test_eight_bits_that_lose_too_much_are_refused(
     exported = export_case("default")
     cached_graphs(exported, monkeypatch)
     monkeypatch.setattr(deploy.export, "regret", lambda *_, **__: dataclasses.replace(REGRET, mean=2.0))
-    with pytest.raises(BundleError, match=r"lose 2 of 9; the policy, which costs nothing, loses 1: export .* fp32"):
+    with pytest.raises(BundleError, match=r"lose 2 of 9; the policy, which costs nothing, loses 1: export .* float32"):
         export(exported.run, tmp_path / "bundle", ExportConfig(precision="int8"))
     assert list(tmp_path.iterdir()) == []
 
@@ -282,7 +288,7 @@ def test_validation_compares_every_decision(exported: Exported, caplog: pytest.L
     assert found.max_action_difference <= 1e-5 and found.failures() == []
     assert found.parity is not None and found.parity.plans == found.decisions
     assert found.parity.ties <= 0.05 * found.decisions and len(found.remarks()) == (found.parity.ties > 0)
-    assert found.precision == "fp32" and found.golden_deviation <= 1e-5
+    assert found.precision == "float32" and found.golden_deviation <= 1e-5
     assert len(found.bundle_returns) == len(found.torch_returns) == 2
     assert found.bundle_returns == pytest.approx(found.torch_returns, rel=0.5)
 
@@ -291,12 +297,12 @@ def test_validation_cuts_episodes_where_training_did(export_case: ExportCase, mo
     """The time limit of the run holds for its bundle too."""
     exported = export_case("default")
 
-    def load(run: Path, **options: Any) -> Any:
+    def cut(run: Path, **options: Any) -> Any:
         agent, meta = load_agent(run, **options)
         agent.spec = dataclasses.replace(agent.spec, max_episode_steps=4)
         return agent, meta
 
-    monkeypatch.setattr("deploy.validation.load_agent", load)
+    monkeypatch.setattr("deploy.validation.load_agent", cut)
     assert validate(exported.folder, ONE, run=exported.run, episodes=2).decisions == 2 * 4
 
 
@@ -357,7 +363,7 @@ def test_reduced_precision_is_judged_by_worth(export_case: ExportCase) -> None:
     """In bfloat16 plans are not compared number by number; validation says so, and what they lose."""
     exported = export_case("default")
     found = validate(exported.folder, Runtime("openvino", precision="auto"), run=exported.run, episodes=1)
-    if found.precision == "fp32":
+    if found.precision == "float32":
         pytest.skip("this processor computes in single precision only")
     assert found.parity is None and found.regret is not None and found.failures() == []
     assert "not compared number by number" in found.remarks()[0]
@@ -398,9 +404,9 @@ def test_a_bundle_that_finds_no_room_is_named(tmp_path: Path) -> None:
 def test_a_delay_is_refused(export_case: ExportCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with a delay is not exported: its bundle would plan from the wrong moment."""
 
-    def load(run: Path, **options: Any) -> Any:
+    def late(run: Path, **options: Any) -> Any:
         return load_agent(run, **options, delay=(1,))
 
-    monkeypatch.setattr("deploy.subject.load_agent", load)
+    monkeypatch.setattr("deploy.original.load_agent", late)
     with pytest.raises(BundleError, match="trained with a delay"):
         export(export_case("default").run, tmp_path / "bundle", ExportConfig())

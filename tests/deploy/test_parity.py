@@ -18,13 +18,12 @@ from deploy import backends, bundle, probe
 from deploy.assemble import unroll
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
-from deploy.cases import Inputs, Original, case, plan_cases
-from deploy.controller import golden_plans
+from deploy.cases import case, plan_cases
+from deploy.contract import golden_plans
 from deploy.export import Graphs, export, export_graphs
-from deploy.graphs import Settings
+from deploy.original import ExportConfig, Inputs, Original, Settings, Source
 from deploy.parity import Parity, difference, parity, value_scale
 from deploy.probe import Iteration, Trace
-from deploy.subject import ExportConfig, Subject
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig
 from tdmpc.layers import Ensemble
@@ -90,32 +89,32 @@ AGENTS: dict[str, tuple[ModelConfig, Callable[[WorldModel], None], float]] = {
 """Widths, weights, and how far from the target the robot is seen."""
 
 
-def subject_of(name: str, windows: int = 26) -> Subject:
+def source_of(name: str, windows: int = 26) -> Source:
     widths, teach, spread = AGENTS[name]
     torch.manual_seed(0)
     config = dataclasses.replace(preset("default"), env="robot-v0")
     planner = dataclasses.replace(config.planner, samples=48, elites=8, iterations=3, policy_trajectories=4)
     agent = Agent(dataclasses.replace(config, model=widths, planner=planner), SPEC)
     teach(agent.model)
-    meta = {"run": "runs/robot", "env_steps": 1, "agent_steps": 1}
+    training = {"run": "runs/robot", "seed": 0, "env_steps": 1, "agent_steps": 1}
     observations = spread * torch.rand(4, windows, 2) - spread / 2
-    return Subject(agent, meta, Settings(planner, 0.05, 0.99), observations)
+    return Source(Original(agent.model, Settings(planner, 0.05, 0.99), SPEC), training, observations)
 
 
 @pytest.fixture(scope="session")
 def graphs_of() -> Callable[[str], Graphs]:
     """The graphs of an agent, made once."""
-    return cache(lambda name: export_graphs(subject_of(name), 18))
+    return cache(lambda name: export_graphs(source_of(name).original, 18))
 
 
 class Exports(NamedTuple):
-    """Exports a subject with graphs that need not be its own."""
+    """Exports an agent with graphs that need not be its own."""
 
     folder: Path
     monkeypatch: pytest.MonkeyPatch
 
-    def __call__(self, subject: Subject, graphs: Graphs, **settings: object) -> Path:
-        self.monkeypatch.setattr(deploy.export, "load_subject", lambda *_: subject)
+    def __call__(self, source: Source, graphs: Graphs, **settings: object) -> Path:
+        self.monkeypatch.setattr(deploy.export, "load", lambda *_: source)
         self.monkeypatch.setattr(deploy.export, "export_graphs", lambda *_: dict(graphs))
         export(self.folder / "run", self.folder / "bundle", ExportConfig(**settings))
         return self.folder / "bundle"
@@ -131,7 +130,7 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exports:
 @pytest.mark.parametrize("name", AGENTS)
 def test_no_agent_is_refused(name: str, noise: str, graphs_of: Callable[[str], Graphs], exports: Exports) -> None:
     """An agent that has learnt nothing, or has arrived and stays, is exported as any other, golden plans included."""
-    folder = exports(subject_of(name), graphs_of(name), noise=noise)
+    folder = exports(source_of(name), graphs_of(name), noise=noise)
     found = Parity(**json.loads((folder / bundle.MANIFEST).read_text())["parity"])
     assert found.plans >= 100 and found.failures() == []
     assert max(found.start, found.mean, found.std, found.policy) <= 1e-5 and found.values <= 5e-6
@@ -143,48 +142,47 @@ def test_no_agent_is_refused(name: str, noise: str, graphs_of: Callable[[str], G
 @pytest.mark.slow
 def test_an_agent_that_stays_has_something_to_gain(graphs_of: Callable[[str], Graphs], exports: Exports) -> None:
     """Where elites tie, the loss is judged against what acting at random would cost, which is not nothing."""
-    folder = exports(subject_of("arrived"), graphs_of("arrived"))
+    folder = exports(source_of("arrived"), graphs_of("arrived"))
     found = Parity(**json.loads((folder / bundle.MANIFEST).read_text())["parity"])
     assert found.ties > 10 and found.gain > 0.01 and abs(found.regret) <= 1e-4 * found.gain
 
 
 # Planted faults --------------------------------------------------------------------------------------------------
 
-Fault = Callable[[Subject, Graphs], tuple[Subject, Graphs]]
+Fault = Callable[[Original, Graphs], tuple[Original, Graphs]]
 
 
 def other_planner(**settings: object) -> Fault:
     """Graphs of a planner that is set otherwise than the agent's."""
 
-    def plant(subject: Subject, graphs: Graphs) -> tuple[Subject, Graphs]:
-        planner = dataclasses.replace(subject.settings.planner, **settings)
-        return subject._replace(settings=dataclasses.replace(subject.settings, planner=planner)), graphs
+    def plant(original: Original, graphs: Graphs) -> tuple[Original, Graphs]:
+        planner = dataclasses.replace(original.settings.planner, **settings)
+        return original._replace(settings=dataclasses.replace(original.settings, planner=planner)), graphs
 
     return plant
 
 
 def other_settings(**settings: float) -> Fault:
-    return lambda subject, graphs: (
-        subject._replace(settings=dataclasses.replace(subject.settings, **settings)),
+    return lambda original, graphs: (
+        original._replace(settings=dataclasses.replace(original.settings, **settings)),
         graphs,
     )
 
 
-def other_bounds(subject: Subject, graphs: Graphs) -> tuple[Subject, Graphs]:
-    subject.agent.spec = dataclasses.replace(SPEC, action_high=(1.01, 3.0))
-    return subject, graphs
+def other_bounds(original: Original, graphs: Graphs) -> tuple[Original, Graphs]:
+    return original._replace(spec=dataclasses.replace(SPEC, action_high=(1.01, 3.0))), graphs
 
 
 def operated(name: str, operate: Callable[[onnx.GraphProto], object]) -> Fault:
     """Graphs of which one was changed; the planner is made of start and iteration."""
 
-    def plant(subject: Subject, graphs: Graphs) -> tuple[Subject, Graphs]:
+    def plant(original: Original, graphs: Graphs) -> tuple[Original, Graphs]:
         changed = onnx.ModelProto()
         changed.CopyFrom(graphs[name])
         operate(changed.graph)
         parts = {**graphs, name: changed}
-        planner = unroll(parts[bundle.START], parts[bundle.REFINE], iterations=3, outputs=bundle.DECISION)
-        return subject, parts if name == bundle.PLANNER else {**parts, bundle.PLANNER: planner}
+        planner = unroll(parts[bundle.START], parts[bundle.REFINE], iterations=3)
+        return original, parts if name == bundle.PLANNER else {**parts, bundle.PLANNER: planner}
 
     return plant
 
@@ -301,9 +299,10 @@ PLANTED = [(agent, fault) for agent in AGENTS for fault in FAULTS if (agent, fau
 def test_a_wrong_graph_is_refused(name: str, fault: str, graphs_of: Callable[[str], Graphs], exports: Exports) -> None:
     """Whatever is wrong with a graph, it is found in every agent to which it makes a difference."""
     plant, where = FAULTS[fault]
-    subject, graphs = plant(subject_of(name, windows=4), graphs_of(name))
+    source = source_of(name, windows=4)
+    original, graphs = plant(source.original, graphs_of(name))
     with pytest.raises(BundleError, match=rf"do not plan as the agent does; .*{where}"):
-        exports(subject, graphs)
+        exports(source._replace(original=original), graphs)
     assert list(exports.folder.iterdir()) == []
 
 
@@ -313,7 +312,7 @@ def test_a_wrong_graph_is_refused(name: str, fault: str, graphs_of: Callable[[st
 @pytest.fixture
 def original() -> Original:
     """An agent whose candidates all differ in value."""
-    return subject_of("learned").original
+    return source_of("learned").original
 
 
 @pytest.fixture
@@ -402,8 +401,8 @@ def test_values_are_compared_as_such(original: Original, inputs: Inputs, off: fl
 @pytest.mark.slow
 def test_a_probe_changes_no_bit(graphs_of: Callable[[str], Graphs], tmp_path: Path) -> None:
     """In ONNX Runtime, a graph with probes plans what the graph without them does."""
-    subject, path = subject_of("learned"), tmp_path / bundle.PLANNER
+    (original, _, observations), path = source_of("learned"), tmp_path / bundle.PLANNER
     onnx.save(graphs_of("learned")[bundle.PLANNER], path)
-    given = subject.feed(*case(plan_cases(subject.original, subject.observations[:1, :1], seed=0), 0, 0))
+    given = original.feed(*case(plan_cases(original, observations[:1, :1], seed=0), 0, 0))
     bare, probed = (load(path, Runtime())(given) for load in (backends.load, probe.load))
     assert all(np.array_equal(bare[name], probed[name]) for name in bundle.DECISION)

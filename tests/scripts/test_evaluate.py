@@ -52,6 +52,13 @@ def test_the_prior_stands_beside_the_planner(evaluated: Callable[..., dict[str, 
     assert (planner["prior_return_mean"], planner["prior_return_std"]) == (prior["return_mean"], prior["return_std"])
 
 
+def test_a_smaller_budget(evaluated: Callable[..., dict[str, Any]], fails: Callable[..., str], trained: Path) -> None:
+    """An agent can be asked to plan with less, which costs what it says, and with nothing that cannot be."""
+    full, less = evaluated(), evaluated("--samples=4", "--iterations=1", "--elites=2", "--horizon=1")
+    assert less["planning_macs"] < full["planning_macs"] / 4 and less["return_mean"] != full["return_mean"]
+    assert "--planner.elites must be at most" in fails("evaluate", str(trained), "--elites=1000")
+
+
 def test_precision_is_the_runs_own(evaluated: Callable[..., dict[str, Any]]) -> None:
     """An agent is evaluated as it was trained, unless another precision is asked for."""
     assert evaluated()["precision"] == "float32"

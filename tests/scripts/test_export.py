@@ -97,7 +97,7 @@ def test_the_agent_is_timed_as_asked(trained: Path, printed: Printed) -> None:
     (own,) = printed("latency", "--torch", str(trained), "--json", *QUICK)
     options = ("--torch-horizon=1", "--torch-precision=bfloat16")
     (told,) = printed("latency", "--torch", str(trained), "--json", *options, *QUICK)
-    assert (own["precision"], told["precision"]) == ("fp32", "bf16")
+    assert (own["precision"], told["precision"]) == ("float32", "bfloat16")
     assert told["macs"] < own["macs"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy import bundle
-from deploy.backends import WAKING_LATENCY
+from deploy.realtime import WAKING_LATENCY
 from scripts.main import main
 from scripts.native import PROGRAM
 
@@ -46,7 +46,7 @@ def test_golden_plans_come_out(exported: Path, native: Callable[..., Any]) -> No
     """The C++ program plans the golden plans as they were exported."""
     status, found, _ = native(exported, "--check")
     assert status == 0 and found["golden_deviation"] <= 1e-4
-    assert (found["language"], found["backend"], found["precision"]) == ("c++", "openvino", "fp32")
+    assert (found["language"], found["backend"], found["precision"]) == ("c++", "openvino", "float32")
     assert found["macs"] == bundle.read(exported).macs
 
 
@@ -68,14 +68,22 @@ def test_rows_are_those_of_the_python_controller(
     assert periodic["periods"] == 10 and 0 <= periodic["miss_rate"] <= periodic["miss_rate_upper95"] <= 1
 
 
-def test_a_bound_without_misses_is_python_s(exported: Path, native: Callable[..., Any]) -> None:
-    """Its confidence bound is the exact one, as in Python."""
-    from deploy.percentiles import lower_bound, upper_bound
-
-    _, (_, row), _ = native(exported, "--calls=5", "--seconds=0.01", "--period-ms=5", "--periods=20")
-    misses = int(row["misses"])
-    assert row["miss_rate_upper95"] == pytest.approx(upper_bound(misses, 20), abs=1e-9)
-    assert row["miss_rate_lower95"] == pytest.approx(lower_bound(misses, 20), abs=1e-9)
+def test_what_a_board_measured_becomes_the_same_rows(
+    exported: Path, built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The program alone prints samples, from which ``tdmpc native rows`` tells the figures; another file is refused."""
+    samples = tmp_path / "samples.json"
+    options = ["--calls=5", "--seconds=0.01", "--period-ms=5", "--periods=20"]
+    words = [word for option in options for word in option.split("=")]
+    samples.write_bytes(subprocess.run([built / PROGRAM, exported, *words], capture_output=True, check=True).stdout)
+    assert main(["native", "rows", str(samples)]) == 0
+    single, periodic = json.loads(capfd.readouterr().out)
+    times = [1000 * each for wall in json.loads(samples.read_text())[0]["times"]["wall_s"] for each in wall]
+    assert (single["calls"], single["max_ms"]) == (len(times), max(times))
+    assert (periodic["periods"], periodic["period_ms"]) == (20, 5)
+    samples.write_text("[{}]")
+    assert main(["native", "rows", str(samples)]) == 2
+    assert "samples.json is not what the program printed" in capfd.readouterr().err
 
 
 def corrupt_golden(folder: Path) -> None:
@@ -138,8 +146,10 @@ def test_a_damaged_bundle_is_refused(
     assert (found.returncode, found.stdout) == (status, "") and says in found.stderr and found.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--threads=-3", "--calls=x", "--cores=0,", "--seconds=-1", "--periods=1e99"])
-def test_the_program_refuses_numbers_out_of_range(exported: Path, built: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    "option", ["--threads=-3", "--calls=x", "--cores=0,", "--seconds=-1", "--periods=1e99", "--precision=fp32"]
+)
+def test_the_program_refuses_what_it_cannot_do(exported: Path, built: Path, option: str) -> None:
     """Asked without the command around it, the program names the option too."""
     found = subprocess.run([built / PROGRAM, exported, *option.split("=")], capture_output=True, text=True)
     assert found.returncode == 2 and option.partition("=")[0] in found.stderr.split("\n")[0]

@@ -1,17 +1,18 @@
 """Laws of ``tdmpc results``: what is collected is what runs left, and pages show nothing else."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.experiments.archive import read_table
-from scripts.experiments.collect import collect, rank_correlation, returns_around, speed
-from scripts.experiments.estimates import interquartile_mean, mean
+from scripts import csv_tables
+from scripts.collect import collect, rank_correlation, returns_around, speed
+from scripts.csv_tables import write_table
+from scripts.estimates import interquartile_mean, mean
 from scripts.main import main
-from scripts.suite import write_table
 from tdmpc import runs
 from tests.tdmpc.conftest import file_limit
 
@@ -22,6 +23,10 @@ SUMMARY = {
     **{"parameters": 5, "parameters_dense": 10, "precision": "float32", "threads": 1, "load_average": 0.5},
     **{"processor": "a processor", "torch": "2.0"},
 }
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    return csv_tables.read_table(path).to_dict("records")
 
 
 def episode(env_steps: int, value: float) -> dict[str, Any]:
@@ -475,6 +480,14 @@ def test_a_bad_table_is_refused(tmp_path: Path, fails: Callable[..., str], conte
     (tmp_path / "results" / "bad" / "runs.csv").write_text(content)
     said = fails("results", "render", "--root", str(tmp_path))
     assert "bad/runs.csv" in said and says in said
+
+
+def test_without_experiments_there_is_nothing_to_render(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed from a wheel, which has no experiments, the command says that it needs a checkout."""
+    monkeypatch.setitem(sys.modules, "scripts.experiments.render", None)
+    assert "works in a checkout of the project" in fails("results", "render", "--root", str(tmp_path))
 
 
 def test_another_folder_is_no_checkout(tmp_path: Path, fails: Callable[..., str]) -> None:

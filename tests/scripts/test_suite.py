@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.experiments.plan import Run
-from scripts.suite import SUMMARY, carry_out, summary_row, write_table
+from scripts.csv_tables import write_table
+from scripts.suite import SUMMARY, carry_out, summary_row
+from scripts.suite_spec import Run
 from tdmpc import checkpoint, runs
 from tests.scripts.conftest import SMALL
 from tests.tdmpc.conftest import file_limit

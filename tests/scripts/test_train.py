@@ -19,7 +19,7 @@ from matplotlib.image import imread
 import scripts.train
 from compression.config import PruneConfig
 from scripts.main import main
-from scripts.report import PAGE
+from scripts.report.command import PAGE
 from scripts.train import CHANGEABLE, _revision, parse
 from tdmpc import checkpoint, pages, runs
 from tdmpc.config import to_json

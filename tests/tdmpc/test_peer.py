@@ -17,13 +17,13 @@ from torch import Tensor
 
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ReplayConfig
 from tdmpc.losses import targets
 from tdmpc.planner import imagine, improve, propose, shift
 from tdmpc.presets import preset
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
-from tdmpc.state import below
 from tdmpc.world_model import WorldModel
 
 State = dict[str, Tensor]

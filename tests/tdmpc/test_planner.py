@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tdmpc.config import ModelConfig, PlannerConfig
-from tdmpc.heads import Regression
 from tdmpc.planner import (
     PlanNoise,
     draw_noise,
@@ -29,7 +28,7 @@ from tdmpc.planner import (
 )
 from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
-from tdmpc.world_model import WorldModel
+from tdmpc.world_model import Regression, WorldModel
 
 MakeModel = Callable[..., WorldModel]
 MakeSpec = Callable[..., EnvSpec]

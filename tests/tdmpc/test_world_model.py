@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tdmpc.config import ModelConfig
-from tdmpc.heads import Regression
 from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
-from tdmpc.world_model import OBSERVATION_CLIP, WorldModel
+from tdmpc.world_model import OBSERVATION_CLIP, Regression, WorldModel
 
 MakeModel = Callable[..., WorldModel]
 MakeSpec = Callable[..., EnvSpec]

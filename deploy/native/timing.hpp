@@ -1,0 +1,20 @@
+// The latency protocol of deploy/timing.py: the same rounds and timetables. What follows from the times, Python tells.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+
+using Json = nlohmann::ordered_json;
+
+struct Before {
+    double load, stolen_s;  // seconds that a hypervisor gave the cores to others; not a number where nobody counts them
+};
+
+// Both give the fields of `deploy.timing.Times`.
+Json single_stream(const std::function<void()>& decide, int calls, double seconds);
+Json periodic(const std::function<void()>& decide, double period_s, int periods);
+
+Before before();
+// The fields of `machine.facts`, but for the versions; what is not known is null.
+Json machine_facts(const Before& begun);
+double seconds_now();

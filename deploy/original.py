@@ -1,0 +1,168 @@
+"""What is exported: an agent with its planner's settings in force, and observations that it has met."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from deploy.bundle import Arrays, BundleError, Shapes
+from tdmpc import checkpoint, planner
+from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
+from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check
+from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
+from tdmpc.replay import Replay
+from tdmpc.spec import EnvSpec
+from tdmpc.trainer import load_agent
+from tdmpc.world_model import WorldModel
+
+COMPARED = 100
+"""Replayed observations, at least, on which a bundle is compared with its agent."""
+
+Inputs = tuple[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise]
+"""Observation, plan of the decision before, and noise: what one plan is made of."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What a bundle is made of; where nothing is given, it is as in the run's last checkpoint."""
+
+    horizon: int | None = None
+    """Decisions planned ahead."""
+    samples: int | None = None
+    iterations: int | None = None
+    elites: int | None = None
+    policy_trajectories: int | None = None
+    noise: Literal["input", "baked"] = "input"
+    """``baked``: every plan uses the same draws, and the controller draws nothing; it cannot plan within deadlines."""
+    precision: Literal["float32", "int8"] = "float32"
+    """``int8``: products in eight bits, calibrated on replayed observations. Not faster everywhere: measure it."""
+    opset: int = 18
+    """Version of ONNX's operators."""
+    seed: int = 0
+    """Of the noise that is baked in, and of all comparisons."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A planner with everything that a schedule or a flag decided: constants of the graphs."""
+
+    planner: PlannerConfig
+    """Its ``horizon`` is the one in force."""
+    min_std: float
+    discount: float
+
+
+class Original(NamedTuple):
+    """An agent as its bundle has it: what graphs are exported from and compared with."""
+
+    model: WorldModel
+    settings: Settings
+    spec: EnvSpec
+
+    def plan(
+        self, observation: Float[Tensor, "B O"], previous: Float[Tensor, "H B A"], noise: PlanNoise, **hooks: Any
+    ) -> Plan:
+        """The agent's plans; ``hooks`` as ``mppi`` has them."""
+        config, discount, min_std = self.settings.planner, self.settings.discount, self.settings.min_std
+        start = (self.model.encode(observation), shift(previous), noise)
+        return mppi(self.model, *start, config=config, discount=discount, min_std=min_std, **hooks)
+
+    def propose(self, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"]) -> Proposals:
+        """The policy's plans."""
+        return planner.propose(self.model, z, noise, config=self.settings.planner, discount=self.settings.discount)
+
+    def imagine(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"]) -> Float[Tensor, "B N"]:
+        """What plans are worth, in model units."""
+        return planner.imagine(self.model, z, actions, discount=self.settings.discount)
+
+    @property
+    def sensors(self) -> Shapes:
+        """Shapes of the sensors, by graph input."""
+        return {sensor_input(name): shape for name, shape in self.spec.observation_layout}
+
+    def split(self, observation: Float[Tensor, "O"]) -> dict[str, Tensor]:
+        """A flat observation as its sensors gave it, by graph input."""
+        parts = observation.split([math.prod(shape) for shape in self.sensors.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.sensors.items(), parts, strict=True)}
+
+    def readings(self, observation: Float[Tensor, "O"]) -> Arrays:
+        """A flat observation as the graphs take it."""
+        return {name: part.numpy() for name, part in self.split(observation).items()}
+
+    def feed(self, observation: Float[Tensor, "O"], previous: Float[Tensor, "H A"], noise: PlanNoise) -> Arrays:
+        """What a planner's graph is given, in the order in which the golden file has it."""
+        inputs = {"previous_mean": previous, "noise_policy": noise.policy, "noise_samples": noise.samples}
+        return self.readings(observation) | {name: each.contiguous().numpy() for name, each in inputs.items()}
+
+
+class Source(NamedTuple):
+    """What a bundle is made from."""
+
+    original: Original
+    training: Mapping[str, Any]
+    """Run, seed and steps, as the manifest has them."""
+    observations: Float[Tensor, "S B O"]
+    """Windows of the replay."""
+
+
+def sensor_input(name: str) -> str:
+    """The graph input of a sensor; the only one of an environment is called ``observation`` already."""
+    return name if name == "observation" else f"observation/{name}"
+
+
+def load(run: Path, config: ExportConfig) -> Source:
+    """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
+
+    Raises:
+        BundleError: the run has not stored enough to compare on, or was trained with a delay.
+        CheckpointError: there is no checkpoint that can be read.
+        ConfigError: the planner cannot be set so.
+    """
+    agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
+    if max(agent.config.delay):
+        raise BundleError(
+            f"{run} was trained with a delay of {agent.config.delay}: a bundle knows no actions on their way yet, and "
+            "would plan from the wrong moment. Export a run without --delay"
+        )
+    original = Original(agent.model, _settings(agent.config, meta["agent_steps"], config), agent.spec)
+    steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
+    windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
+    training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
+    return Source(original, training, _replayed(run, agent, windows))
+
+
+def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:
+    """Schedules at the checkpoint's step, and what the user asked for instead."""
+    names = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
+    asked = {name: value for name in names if (value := getattr(config, name)) is not None}
+    planner, std = trained.planner, trained.planner.std(step)
+    asked.setdefault("horizon", planner.horizon_at(step))
+    fixed = {"horizon_schedule": Linear(asked["horizon"], asked["horizon"], 0), "std": Linear(std, std, 0)}
+    planner = dataclasses.replace(planner, **asked, **fixed)
+    try:
+        check(dataclasses.replace(trained, planner=planner))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--planner.", "--")) from error
+    return Settings(planner, std, trained.loss.discount)
+
+
+def _replayed(run: Path, agent: Agent, windows: int) -> Float[Tensor, "S B O"]:
+    saved = checkpoint.load(run, prefixes=("replay/",))
+    config = agent.config
+    replay = Replay(
+        config.replay,
+        observation_dim=agent.spec.observation_dim,
+        action_dim=agent.spec.action_dim,
+        horizon=config.loss.horizon,
+        lanes=config.num_envs,
+    )
+    replay.load_state({name: value.numpy() for name, value in below("replay", saved.tensors).items()})
+    if not replay.windows:
+        raise BundleError(f"{run} has stored no {config.loss.horizon} consecutive decisions yet: train it longer")
+    return replay.sample(windows).observations
