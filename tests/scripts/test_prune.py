@@ -10,7 +10,7 @@ import pytest
 
 from compression.records import EVENTS, IMPORTANCE, read
 from scripts.main import main
-from scripts.report import PAGE
+from scripts.report.command import PAGE
 from tdmpc import checkpoint, pages, runs
 from tdmpc.metrics import read_rows
 from tests.scripts.conftest import TINY
