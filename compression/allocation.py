@@ -6,6 +6,10 @@ differ in what they call cheap:
     global     importance that the axis loses, for each multiply-add (or parameter) freed
     uniform    every axis keeps the same share of its initial width
     adaptive   every axis goes as far as the PQ index of its scores says that it can: SAP (arXiv 2302.05601) on units
+    importance as global, but what an axis loses also counts by the importance of its level (``levels``)
+
+With ``uniform``, all components are cut at one rate, and what they share with them: this is the ablation against one
+joint dependency graph, in which components are not told apart.
 
 Scores of different axes live on different scales (loss coefficients, widths), so ``global`` takes what an axis has
 left as a share of what it had at first, and its loss as the growth of one over that share: what is scarce is dear, so
@@ -24,9 +28,10 @@ from torch import Tensor
 
 from compression.groups import Budget, Groups
 from compression.importance import PQ
+from compression.levels import levels
 from compression.sparsity import pq_index
 
-Method = Literal["global", "uniform", "adaptive"]
+Method = Literal["global", "uniform", "adaptive", "importance"]
 
 BETA = 0.9
 """The largest share of an axis that SAP takes at once."""
@@ -62,7 +67,7 @@ def allocate(
 
     Args:
         scores: of every group, by axis; the least goes first. Heads of a stacked axis choose their own units and keep
-            one width.
+            one width. ``importance`` asks for those of the parts (``Groups.with_parts``) too.
         groups: the model as it is.
         method: which axis gives next.
         budget: which cost counts.
@@ -100,17 +105,25 @@ Rank = Callable[[Widths, Widths, Widths], Widths]
 
 
 def _global(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
+    return _by_worth(scores, groups, limits, dict.fromkeys(groups.widths, 1.0))
+
+
+def _importance(scores: Mapping[str, Tensor], groups: Groups, limits: Limits) -> Rank:
+    return _by_worth(scores, groups, limits, levels(scores, groups.with_parts()))
+
+
+def _by_worth(scores: Mapping[str, Tensor], groups: Groups, limits: Limits, worth: Mapping[str, float]) -> Rank:
     # left[axis][k] is what its k best units are worth, together and averaged over heads, as a share of the axis' first
     # worth: the width that it has now is taken to be worth its share of the first one.
     left = [_share_left(scores[axis.name], axis.size / limits.initial[axis.name]) for axis in groups.axes]
-    shared_by = np.array([axis.shared_by for axis in groups.axes])
+    weight = np.array([axis.shared_by * worth[axis.name] for axis in groups.axes])
 
     def need(widths: Widths) -> Widths:
         return np.array([1 / table[int(width)] for table, width in zip(left, widths, strict=True)])
 
     def rank(widths: Widths, below: Widths, unit_cost: Widths) -> Widths:
         freed = (widths - below) * unit_cost
-        lost = shared_by * (need(below) - need(widths))
+        lost = weight * (need(below) - need(widths))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(freed > 0, lost / freed, np.inf)
 
@@ -146,4 +159,5 @@ METHODS: dict[Method, Callable[[Mapping[str, Tensor], Groups, Limits], Rank]] = 
     "global": _global,
     "uniform": _uniform,
     "adaptive": _adaptive,
+    "importance": _importance,
 }

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from compression.allocation import Limits, Method
 from compression.groups import Budget, Groups
-from compression.importance import CriterionName
+from compression.importance import Bound, CriterionName
 from compression.schedule import Schedule, Shape
 
 FIRST, LAST = 0.1, 0.4
@@ -31,7 +31,8 @@ class PruneConfig:
     """How good a unit is. By gradients: bayesian, gradient, fisher, their mean rank ``average``, taylor; by weights:
     l1, l2, pq; or random."""
     allocation: Method = "global"
-    """Which layer gives: by importance lost for each multiply-add, all alike, or by the sparsity of scores (SAP)."""
+    """Which layer gives: global, by importance lost for each multiply-add; importance, the same, where important layers
+    lose more; uniform, all alike; adaptive, by the sparsity of scores (SAP)."""
     schedule: Shape = "cosine"
     relative: bool = True
     """Ramp the logarithm of what is left, so that late events do not take the largest parts of it; without it, the
@@ -65,10 +66,21 @@ class PruneConfig:
     """Share of the past in the running averages of gradients."""
     forgetting: float = 0.999
     """Share of the past in the Bayesian posterior."""
+    bound: Bound = "mean"
+    """What the Bayesian score takes of the posterior: its mean, or one deviation below or above it."""
+    history: Literal["constant", "cosine"] = "constant"
+    """Weight of history against the present in the Bayesian score: a half, or from 0 at start to 1 at end."""
+    observe: bool = False
+    """Record every criterion's score of every group in the snapshots, also with target 0, where nothing is cut."""
     observe_every: int = 1
     """Updates for each one whose gradients are looked at."""
     snapshot_every: int | None = None
     """Environment steps between two records of every unit's importance; a fiftieth of the run when not given."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do."""
+        return self.target > 0 or self.observe
 
     @property
     def plan(self) -> Schedule:
@@ -123,6 +135,31 @@ def check(config: PruneConfig, dense: Groups, current: Groups, *, begin: int, le
     problems = [
         f"--prune.{name} must be {expected}, got {got}" for name, holds, expected, got in _ranges(config) if not holds
     ]
+    problems += _without_effect(config)
+    if config.target:
+        problems += _impossible(config, dense, begin=begin, length=length)
+    if config.target and not problems:
+        problems = _unreachable(config, dense, current)
+    if problems:
+        raise PruneError("; ".join(problems))
+
+
+def _without_effect(config: PruneConfig) -> list[str]:
+    """Settings of the Bayesian score where nothing reads it."""
+    if config.criterion in ("bayesian", "average") or config.observe:
+        return []
+    settings = {"bound": config.bound != "mean", "history": config.history != "constant"}
+    return [
+        f"--prune.{name} is of the Bayesian score: --prune.criterion must be bayesian or average, or --prune.observe "
+        f"given, got {config.criterion}"
+        for name, changed in settings.items()
+        if changed
+    ]
+
+
+def _impossible(config: PruneConfig, dense: Groups, *, begin: int, length: int) -> list[str]:
+    """What is wrong with times, components and widths."""
+    problems = []
     assert config.start is not None and config.end is not None
     if not begin <= config.start < config.end:
         problems.append(
@@ -143,10 +180,7 @@ def check(config: PruneConfig, dense: Groups, current: Groups, *, begin: int, le
             f"--prune.min-width must be at most the width of every layer that is pruned, got {config.min_width} where "
             f"{', '.join(narrow)}"
         )
-    if not problems:
-        problems = _unreachable(config, dense, current)
-    if problems:
-        raise PruneError("; ".join(problems))
+    return problems
 
 
 def _ranges(config: PruneConfig) -> list[tuple[str, bool, str, Any]]:

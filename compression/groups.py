@@ -35,6 +35,8 @@ class Slice(NamedTuple):
     parameter: str
     dim: int
     start: int = 0
+    component: str = ""
+    """Whose parameter this is, where components share the axis; empty where it is the axis' own."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,30 @@ class Axis:
     """Hidden layer of the component, from 0 on; ``None`` for shared coordinates."""
     size: int
     slices: tuple[Slice, ...]
-    shared_by: int = 1
-    """Components that the axis runs through: what shared coordinates lose, each of them loses."""
     heads: int = 1
     """Stacked networks: dimension 0 of each parameter is the head, and each head has units of its own."""
+
+    @property
+    def shared_by(self) -> int:
+        """Components that the axis runs through: what shared coordinates lose, each of them loses."""
+        return max(len(self.owners), 1)
+
+    @property
+    def owners(self) -> list[str]:
+        """The components that share the axis, none where it belongs to one."""
+        return list(dict.fromkeys(piece.component for piece in self.slices if piece.component))
+
+    @property
+    def parts(self) -> list["Axis"]:
+        """A shared axis as each component has it, under the name of that component; none where nobody shares it."""
+        return [
+            replace(
+                self,
+                component=owner,
+                slices=tuple(piece._replace(component="") for piece in self.slices if piece.component == owner),
+            )
+            for owner in self.owners
+        ]
 
     @property
     def name(self) -> str:
@@ -183,6 +205,10 @@ class Groups:
             for piece in before.slices:
                 shapes[piece.parameter][piece.dim] += after.size - before.size
         return Groups(axes, {name: tuple(shape) for name, shape in shapes.items()}, self.calls)
+
+    def with_parts(self) -> "Groups":
+        """The table to observe by: behind the axes stand the parts of the shared ones. It is not one to cut by."""
+        return replace(self, axes=(*self.axes, *(part for axis in self.axes for part in axis.parts)))
 
     def flat(self, units: Keep) -> Int[Tensor, "K"]:
         """The places of units among all groups; axes that are not named are there whole."""

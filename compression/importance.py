@@ -2,7 +2,8 @@
 
 Published: gradient accumulation, Fisher information and Bayesian uncertainty with temporal smoothing (Sundaram, Ulmen,
 Goerges, arXiv 2601.19794); Taylor (Molchanov et al., arXiv 1906.10771); the PQ index (arXiv 2302.05601). The form of
-the Bayesian posterior, the rank average and the use of the PQ index as a score are ours: docs/compression.md.
+the Bayesian posterior and its bounds, the weight of history, the rank average and the use of the PQ index as a score
+are ours: docs/compression.md.
 
 Everything is one number for each group, so a statistic takes no more memory than the groups are many.
 """
@@ -19,11 +20,16 @@ from compression.groups import Axis, Groups, Slice
 
 CriterionName = Literal["bayesian", "gradient", "fisher", "average", "taylor", "l1", "l2", "pq", "random"]
 Moment = Literal["absolute", "squared", "taylor"]
+Bound = Literal["lower", "mean", "upper"]
 
 PQ = (0.5, 1.0)
 """p and q of the PQ index."""
 PRIOR = (3.0, 1e-8)
 """Shape a0 and rate b0 of the Gamma prior on a group's gradient energy; a0 > 2, so that its deviation is finite."""
+LEAST_STEP = 0.02
+"""Least mean squared step from one energy to the next, in variances: an observation counts as 1/199 at least."""
+DEVIATIONS: dict[Bound, int] = {"lower": -1, "mean": 0, "upper": 1}
+"""Posterior deviations that a bound lies beside the mean; with a0 = 3 the lower one is never negative."""
 
 
 # Sums over groups ------------------------------------------------------------------------------------------------
@@ -86,12 +92,24 @@ class Statistics(NamedTuple):
     """Its shape a, the same for all groups, because all are observed at the same times."""
     weight: float
     """What the weights of the averages sum to: 1 - smoothing^observations."""
+    spread: Float[Tensor, "U"]
+    """Sum of the squared distances of each group's energies from their mean, with the posterior's forgetting."""
+    steps: Float[Tensor, "U"]
+    """Sum of the squared steps from one energy to the next, likewise."""
+    latest: Float[Tensor, "U"]
+    """The last energy."""
+
+    @property
+    def remembered(self) -> float:
+        """Observations that the posterior has not forgotten."""
+        return self.shape - PRIOR[0]
 
 
 def nothing_seen(total: int, moments: tuple[Moment, ...], device: torch.device | str = "cpu") -> Statistics:
     """The statistics of ``total`` groups before the first observation, on the device of the gradients to come."""
     rate = torch.full((total,), PRIOR[1], device=device)
-    return Statistics({name: torch.zeros_like(rate) for name in moments}, rate, PRIOR[0], 0.0)
+    zeros = {name: torch.zeros_like(rate) for name in ("spread", "steps", "latest")}
+    return Statistics({name: torch.zeros_like(rate) for name in moments}, rate, PRIOR[0], 0.0, **zeros)
 
 
 def sums_of(
@@ -116,15 +134,24 @@ def observed(
 ) -> Statistics:
     """The statistics after one more gradient.
 
-    The posterior forgets towards the prior: ``a <- a0 + f (a - a0) + 1``, ``b <- b0 + f (b - b0) + E``.
+    The posterior forgets towards the prior: ``a <- a0 + f (a - a0) + 1``, ``b <- b0 + f (b - b0) + E``. The spread is
+    updated from the distances to the mean before and after, so that nothing cancels.
     """
     shape, rate = PRIOR
     seen = moments.get("absolute", torch.zeros_like(statistics.rate))
+    distance = (
+        seen - (statistics.rate - rate) / statistics.remembered if statistics.remembered else torch.zeros_like(seen)
+    )
+    step = seen - statistics.latest if statistics.remembered else distance
     return Statistics(
         moments={name: average.lerp(moments[name], 1 - smoothing) for name, average in statistics.moments.items()},
         rate=rate + forgetting * (statistics.rate - rate) + seen,
         shape=shape + forgetting * (statistics.shape - shape) + 1,
         weight=1 - smoothing * (1 - statistics.weight),
+        # distance (1 - 1 / n) is that to the new mean, with n = f count + 1.
+        spread=forgetting * statistics.spread + distance.square() * (1 - 1 / (forgetting * statistics.remembered + 1)),
+        steps=forgetting * statistics.steps + step.square(),
+        latest=seen,
     )
 
 
@@ -132,8 +159,28 @@ def kept(statistics: Statistics, places: Int[Tensor, "K"]) -> Statistics:
     """The statistics of the groups that stay."""
     places = places.to(statistics.rate.device)
     return statistics._replace(
-        moments={name: average[places] for name, average in statistics.moments.items()}, rate=statistics.rate[places]
+        moments={name: average[places] for name, average in statistics.moments.items()},
+        **{name: getattr(statistics, name)[places] for name in BY_GROUP},
     )
+
+
+BY_GROUP = ("rate", "spread", "steps", "latest")
+"""Statistics with one number for each group, beside the moments."""
+
+
+def own_shapes(statistics: Statistics) -> Float[Tensor, "U"]:
+    """Shape a_g of each group's own posterior: the observations count by what those of this group tell.
+
+    They are divided by the dispersion, the squared coefficient of variation of the group's energies, which is 1 where
+    these are exponential as the model says; and by the autocorrelation time (1 + r) / (1 - r), r the correlation of an
+    energy with the next. One observation more has the dispersion 1, so that few alike are not taken for certainty.
+    """
+    count = statistics.remembered
+    mean = (statistics.rate - PRIOR[1]) / max(count, 1.0)
+    variance = statistics.spread / max(count, 1.0)
+    step = (statistics.steps / max(count, 1.0)).clamp(LEAST_STEP * variance, 2 * variance)  # 2 variance (1 - r)
+    dispersion = (variance / mean.square() * (4 * variance - step) / step).nan_to_num()
+    return PRIOR[0] + count * (1 + count) / (1 + count * dispersion)
 
 
 # Criteria --------------------------------------------------------------------------------------------------------
@@ -148,6 +195,10 @@ class Evidence(NamedTuple):
     tally: Tally
     generator: torch.Generator
     """Of the random baseline."""
+    bound: Bound = "mean"
+    """What the Bayesian score takes of the posterior."""
+    history: float = 0.5
+    """Weight of the posterior against the current energy in the Bayesian score, from 0 to 1."""
 
     def average(self, moment: Moment) -> Float[Tensor, "U"]:
         """A smoothed moment, corrected for its start at zero."""
@@ -171,10 +222,14 @@ def fisher(evidence: Evidence) -> Float[Tensor, "U"]:
 def bayesian(evidence: Evidence) -> Float[Tensor, "U"]:
     """Current gradient energy times its posterior mean b / (a - 1): sensitive now and active in the past.
 
-    The energy E is exponential with a Gamma(a, b) posterior on its rate. The posterior deviation is the mean over
-    sqrt(a - 2), the same factor for all groups: a confidence bound would rank them alike.
+    The energy E is exponential with a Gamma(a, b) posterior on its rate. All groups are observed at the same times and
+    share a. The deviation, the mean over sqrt(a_g - 2), follows from what each group's own observations tell, and a
+    bound lies one deviation beside the mean. With another weight h of history, the score is E^(2 - 2h) mean^(2h).
     """
-    return evidence.average("absolute") * evidence.statistics.rate / (evidence.statistics.shape - 1)
+    statistics, history = evidence.statistics, evidence.history
+    deviations = DEVIATIONS[evidence.bound] / (own_shapes(statistics) - 2).sqrt()
+    posterior = statistics.rate / (statistics.shape - 1) * (1 + deviations)
+    return evidence.average("absolute") ** (2 - 2 * history) * posterior ** (2 * history)
 
 
 def average(evidence: Evidence) -> Float[Tensor, "U"]:

@@ -16,20 +16,10 @@ from torch import Tensor
 from compression.allocation import Limits, allocate
 from compression.config import PruneConfig
 from compression.groups import Budget, Groups, Keep, all_units
-from compression.importance import (
-    CRITERIA,
-    NEEDED,
-    Evidence,
-    Moment,
-    Statistics,
-    Tally,
-    kept,
-    moments_of,
-    nothing_seen,
-    observed,
-    sums_of,
-)
-from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, snapshot_axis
+from compression.importance import CriterionName
+from compression.levels import levels
+from compression.observer import Observer
+from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, snapshot_axis
 from compression.shrink import composed
 from compression.subject import Judgement, Subject
 
@@ -37,7 +27,11 @@ log = logging.getLogger(__name__)
 
 SEEDS = 1_000_003
 """Seeds of the random criterion lie this far apart for two runs: one more for each event."""
-
+WATCHED: tuple[CriterionName, ...] = ("gradient", "fisher", "bayesian", "taylor", "l1", "l2", "pq")
+"""What is recorded of every group where all criteria are watched."""
+ALL = "all/"
+WATCHED_EVERY = 8
+"""Updates for each one at which all criteria look, where one looks at every update: so they cost little."""
 
 S = TypeVar("S", bound=Subject)
 
@@ -81,14 +75,37 @@ class OnlinePruner:
         self.snapshot_at = 0
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
         """The number that each unit had when pruning began."""
-        self.needed: tuple[Moment, ...] = NEEDED.get(config.criterion, ())
-        self.statistics = nothing_seen(groups.total, self.needed, device)
+        self.observers = {
+            **({"": self._observer(groups, (config.criterion,))} if config.target or not config.observe else {}),
+            **(
+                {ALL: self._observer(groups, (config.criterion, *WATCHED), every=WATCHED_EVERY)}
+                if config.observe
+                else {}
+            ),
+        }
+        """Who decides, and who watches all criteria; by what stands before their names in a checkpoint."""
         self._follow(groups)
 
+    @property
+    def decider(self) -> Observer:
+        """The observer by whose criterion units go."""
+        return next(iter(self.observers.values()))
+
+    def _observer(self, groups: Groups, criteria: tuple[CriterionName, ...], *, every: int = 1) -> Observer:
+        """One that remembers as many updates as any other, however seldom it looks."""
+        return Observer(
+            groups,
+            criteria,
+            every=every * self.config.observe_every,
+            smoothing=self.config.smoothing**every,
+            forgetting=self.config.forgetting**every,
+            parts=every > 1 or self.config.allocation == "importance",
+            device=self.device,
+        )
+
     def _follow(self, groups: Groups) -> None:
-        self.groups, self.tally = groups, Tally(groups, self.device)
+        self.groups = groups
         self._awaited = set(groups.shapes)
-        self._sums: dict[Moment, Tensor] = {}
 
     # Observing -------------------------------------------------------------------------------------------------
 
@@ -98,31 +115,21 @@ class OnlinePruner:
 
         An update may come in parts, each with the parameters that it trains; it is whole when all have come.
         """
-        if self.needed and self.updates % self.config.observe_every == 0:
-            gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-            sums = sums_of(parameters, gradients, self.tally, self.needed)
-            self._sums = {name: self._sums[name] + total for name, total in sums.items()} if self._sums else sums
+        for observer in self.observers.values():
+            observer.look(parameters, update=self.updates)
         self._awaited -= parameters.keys()
         if not self._awaited:
-            self._conclude_update()
-
-    def _conclude_update(self) -> None:
-        if self._sums:
-            self.statistics = observed(
-                self.statistics,
-                moments_of(self._sums, self.tally),
-                smoothing=self.config.smoothing,
-                forgetting=self.config.forgetting,
-            )
-        self.updates += 1
-        self._awaited, self._sums = set(self.groups.shapes), {}
+            for observer in self.observers.values():
+                observer.conclude()
+            self.updates += 1
+            self._awaited = set(self.groups.shapes)
 
     # Deciding --------------------------------------------------------------------------------------------------
 
     def due(self, step: int) -> bool:
         """Whether there is anything to do at a step: an event, or a snapshot of the importance."""
         every = self.config.snapshot_every or 1
-        known = bool(self.statistics.weight) or not self.needed
+        known = all(observer.knows for observer in self.observers.values())
         return known and (self.schedule.events_by(step) > self.events or step // every > self.snapshot_at // every)
 
     def advance(self, subject: S, *, step: int) -> S:
@@ -134,19 +141,32 @@ class OnlinePruner:
         if not self.due(step):
             return subject
         events = self.schedule.events_by(step)
-        scores = self.scores(subject, draw=events)
-        self._snapshot(scores, step)
+        scores = self.scores(subject, draw=events, step=step)
+        self._snapshot(subject, scores, step)
         if events > self.events:
             self.events = events
             subject = self._event(subject, scores, step)
         return subject
 
-    def scores(self, subject: Subject, *, draw: int) -> dict[str, Tensor]:
-        """The importance ``[E W]`` of every group by the criterion, by axis; ``draw`` is for the random one."""
-        generator = torch.Generator().manual_seed(self.seed * SEEDS + draw)
-        evidence = Evidence(self.statistics, subject.parameters(), self.groups, self.tally, generator)
-        with torch.no_grad():
-            return self.groups.split(CRITERIA[self.config.criterion](evidence).cpu())
+    def scores(self, subject: Subject, *, draw: int, step: int) -> dict[str, Tensor]:
+        """The importance ``[E W]`` of every group by the criterion, by axis.
+
+        Args:
+            subject: whose weights count.
+            draw: of the random criterion.
+            step: when; the weight of history may depend on it.
+        """
+        return self._by_all(self.decider, subject, draw=draw, step=step)[self.config.criterion]
+
+    def _by_all(
+        self, observer: Observer, subject: Subject, *, draw: int, step: int
+    ) -> dict[CriterionName, dict[str, Tensor]]:
+        return observer.scores(
+            subject.parameters(),
+            torch.Generator().manual_seed(self.seed * SEEDS + draw),
+            bound=self.config.bound,
+            history=self.schedule.ramp(step) if self.config.history == "cosine" else 0.5,
+        )
 
     def _event(self, subject: S, scores: Mapping[str, Tensor], step: int) -> S:
         started = time.perf_counter()
@@ -227,7 +247,8 @@ class OnlinePruner:
         return max(components, key=harm) if len(components) > 1 else components[0]
 
     def _adopt(self, keep: Keep, groups: Groups) -> None:
-        self.statistics = kept(self.statistics, self.groups.flat(keep))
+        for observer in self.observers.values():
+            observer.keep(keep, groups)
         self.units = composed(self.units, keep)
         self._follow(groups)
 
@@ -260,24 +281,34 @@ class OnlinePruner:
     def _costs(self, after: Groups, budget: Budget) -> dict[str, int]:
         return {"dense": self.dense.cost(budget), "before": self.groups.cost(budget), "after": after.cost(budget)}
 
-    def _snapshot(self, scores: Mapping[str, Tensor], step: int) -> None:
+    def _snapshot(self, subject: Subject, scores: Mapping[str, Tensor], step: int) -> None:
         self.snapshot_at = step
-        axes = {name: snapshot_axis(self.units[name], values) for name, values in scores.items()}
-        self.snapshot = {**self._heading(step), "axes": axes}
+        axes = {name: snapshot_axis(units, scores[name]) for name, units in self.units.items()}
+        self.snapshot = {**self._heading(step), "axes": axes, **self._watched(subject, step)}
         self.importance.append(self.snapshot)
+
+    def _watched(self, subject: Subject, step: int) -> dict[str, Any]:
+        if ALL not in self.observers:
+            return {}
+        watcher = self.observers[ALL]
+        known = self._by_all(watcher, subject, draw=0, step=step)
+        return {
+            "criteria": {name: {axis: rounded(known[name][axis]) for axis in self.units} for name in WATCHED},
+            "levels": {name: levels(known[name], watcher.table) for name in WATCHED},
+        }
 
     # State -----------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the events to come depend on: tensors, and what JSON holds."""
-        tensors = {
-            "rate": self.statistics.rate,
-            **{f"moments/{name}": average for name, average in self.statistics.moments.items()},
-            **{f"units/{name}": units for name, units in self.units.items()},
-        }
+        tensors: dict[str, Tensor] = {f"units/{name}": units for name, units in self.units.items()}
+        numbers: dict[str, float] = {}
+        for prefix, observer in self.observers.items():
+            known, counted = observer.state()
+            tensors |= {prefix + name: tensor for name, tensor in known.items()}
+            numbers |= {prefix + name: number for name, number in counted.items()}
         meta = {
-            "shape": self.statistics.shape,
-            "weight": self.statistics.weight,
+            **numbers,
             "events": self.events,
             "resting": self.resting,
             "boldness": self.boldness,
@@ -290,12 +321,12 @@ class OnlinePruner:
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], groups: Groups) -> None:
         """Go on from a saved state with a subject of these groups; records made after it are dropped."""
-        self.statistics = Statistics(
-            {name: tensors[f"moments/{name}"].to(self.device).clone() for name in self.needed},
-            tensors["rate"].to(self.device).clone(),
-            meta["shape"],
-            meta["weight"],
-        )
+        for prefix, observer in self.observers.items():
+            known, counted = (
+                {name.removeprefix(prefix): value for name, value in part.items() if name.startswith(prefix)}
+                for part in (tensors, meta)
+            )
+            observer.load_state(known, counted, groups)
         self.units = {axis.name: tensors[f"units/{axis.name}"].clone() for axis in groups.axes}
         self.events, self.resting, self.boldness = meta["events"], dict(meta["resting"]), meta["boldness"]
         self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]

@@ -21,6 +21,8 @@
 
     env_steps, updates, criterion; ``event``, the number of the last event
     axes         for each axis, by head: ``units``, their numbers, and ``scores``, beside each other
+    criteria     where all criteria are watched: the scores by each, by axis and head, beside the same ``units``
+    levels       likewise: the importance of each layer, each component and what they share, by criterion (``levels``)
 
 An axis is named COMPONENT.LAYER, or ``latent`` for what components share. Units keep the numbers that they had when
 pruning began. Both files only grow; a resumed run first drops the lines that were written after its checkpoint.
@@ -132,10 +134,12 @@ def axis_record(
 
 def snapshot_axis(numbers: Int[Tensor, "E W"], scores: Float[Tensor, "E W"]) -> dict[str, Any]:
     """The importance of an axis' units, to four digits."""
-    return {
-        "units": numbers.tolist(),
-        "scores": [[float(f"{score:.4g}") for score in head] for head in scores.tolist()],
-    }
+    return {"units": numbers.tolist(), "scores": rounded(scores)}
+
+
+def rounded(scores: Float[Tensor, "E W"]) -> list[list[float]]:
+    """To four digits, by head."""
+    return [[float(f"{score:.4g}") for score in head] for head in scores.tolist()]
 
 
 def flat_events(path: Path) -> list[dict[str, Any]]:

@@ -43,7 +43,13 @@ class Schedule:
 
     def events_by(self, step: int) -> int:
         """Events that are due by a step; beyond the end they go on at the same distance, to make up for undone ones."""
+        if not self.target:
+            return 0
         return max((step - self.start) * self.events // max(self.end - self.start, 1), 0)
+
+    def ramp(self, step: int) -> float:
+        """A cosine from 0 at the start to 1 at the end, whatever the shape."""
+        return RAMPS["cosine"](min(max((step - self.start) / max(self.end - self.start, 1), 0.0), 1.0))
 
     def removed(self, event: int) -> float:
         """The share that is to have been removed after this event, counted from 1."""

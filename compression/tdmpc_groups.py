@@ -59,8 +59,7 @@ JUDGED_PLANS, FEWER_SAMPLES = 8, 8
 def agent_groups(model: ModelConfig, spec: EnvSpec, planner: PlannerConfig) -> Groups:
     """The groups of a world model of these widths; multiply-adds are those of one plan."""
     shapes = parameter_shapes(model, spec)
-    everyone = len(_perceptrons(spec)) + 1  # and the value
-    axes = [Axis(LATENT, None, model.latent, tuple(_latent_slices(model, spec)), shared_by=everyone)]
+    axes = [Axis(LATENT, None, model.latent, tuple(_latent_slices(model, spec)))]
     for component in _perceptrons(spec):
         axes += [
             Axis(component, layer, width, _hidden_unit(component, layer))
@@ -109,12 +108,11 @@ def _value_unit(layer: int) -> tuple[Slice, ...]:
 def _latent_slices(model: ModelConfig, spec: EnvSpec) -> list[Slice]:
     """Everything that a latent coordinate ties together; where actions are read too, they come behind the latent."""
     last = {"encoder": len(model.encoder), "dynamics": len(model.dynamics)}
-    written = [part(component, layer) for component, layer in last.items() for part in (_weight, _bias)]
     readers = [component for component in _perceptrons(spec) if component != "encoder"]
     return [
-        *(Slice(name, 0) for name in written),
-        *(Slice(_weight(component, 0), 1) for component in readers),
-        Slice("components.value.weights.0", 2),
+        *(Slice(part(name, layer), 0, component=name) for name, layer in last.items() for part in (_weight, _bias)),
+        *(Slice(_weight(component, 0), 1, component=component) for component in readers),
+        Slice("components.value.weights.0", 2, component="value"),
     ]
 
 

@@ -75,7 +75,8 @@ class AutoencoderArgs:
     learning_rate: float = 1e-3
     shape: Shape = field(default_factory=Shape)
     prune: PruneConfig = field(default_factory=lambda: PruneConfig(budget="parameters", min_width=2, guard=False))
-    """Target and criterion are those above; without the guard every criterion reaches every target."""
+    """Target and criterion are those above; without the guard every criterion reaches every target. With observe, the
+    dense training records the scores by all criteria too."""
     mnist: Path | None = None
     """Folder with MNIST's IDX files, packed (.gz) or not; never downloaded."""
     run_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/autoencoder")
@@ -155,7 +156,9 @@ class Autoencoder(nn.Module):
             for layer, width in enumerate(getattr(self.shape, name))
         ]
         last = len(self.shape.encoder)
-        latent = Axis("latent", None, self.shape.latent, (*_rows("encoder", last), Slice("decoder.0.weight", 1)))
+        written = (piece._replace(component="encoder") for piece in _rows("encoder", last))
+        read = Slice("decoder.0.weight", 1, component="decoder")
+        latent = Axis("latent", None, self.shape.latent, (*written, read))
         shapes = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
         return Groups((*hidden, latent), shapes, {name: 1 for name in shapes if name.endswith("weight")})
 
@@ -307,9 +310,9 @@ def every_run(args: AutoencoderArgs) -> list[Run]:
 
 
 def pruning(args: AutoencoderArgs, run: Run) -> PruneConfig:
-    """How a run is pruned, with everything filled in."""
-    method: Any = run.method
-    prune = dataclasses.replace(args.prune, target=run.target, criterion=method)
+    """How a run is pruned, or a dense one watched, with everything filled in."""
+    criterion: Any = args.prune.criterion if run.method == DENSE else run.method
+    prune = dataclasses.replace(args.prune, target=run.target, criterion=criterion)
     return resolved(prune, begin=0, length=args.steps)
 
 
@@ -325,7 +328,8 @@ def main(arguments: list[str]) -> int:
     table, models, curves = [], {}, {}
     for number, run in enumerate(runs_to_do, start=1):
         shape = scratch_shape(args.shape, pixels, run.target) if run.method == SCRATCH else args.shape
-        prune = None if run.method in (DENSE, SCRATCH) else pruning(args, run)
+        watched = run.method == DENSE and args.prune.observe
+        prune = pruning(args, run) if run.method in args.criteria or watched else None
         (folder / run.name).mkdir()
         models[run], curves[run] = train(args, shape, images, run.seed, prune, folder / run.name)
         left = count(models[run].shape, pixels) / count(args.shape, pixels)

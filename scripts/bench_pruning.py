@@ -56,7 +56,7 @@ class PruningBench:
         subject = AgentSubject.of(self.agent, self.replay, step=0)
         with tempfile.TemporaryDirectory() as folder:
             pruner = OnlinePruner(self.settings, subject.groups, Path(folder), device=self.agent.device)
-            pruner.statistics = self.hooks.pruner.statistics
+            pruner.decider.statistics = self.hooks.pruner.decider.statistics
             chosen = pruner.advance(subject, step=200)
         if chosen is not subject:
             chosen.agent()

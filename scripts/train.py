@@ -157,7 +157,7 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin:
         begin: environment step from which on it learns.
     """
     config = args.config
-    if args.prune.target == 0:
+    if not args.prune.active:
         return args
     span = {"begin": begin, "length": config.env_steps}
     prune = resolved(args.prune, **span)
@@ -245,7 +245,7 @@ def _opened(args: TrainArgs, spec: EnvSpec, folder: Path) -> Trainer:
     saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
     if saved is not None:
         _refuse_shorter(args, folder, made=saved.meta["env_steps"])
-    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.target else NullPruner()
+    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.active else NullPruner()
     trainer = Trainer(args.config, spec, folder, Sink(), pruner)
     if saved is not None:
         log.info(trainer.restore(saved))

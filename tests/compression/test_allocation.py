@@ -16,7 +16,7 @@ from tests.tdmpc.conftest import MODEL, PLANNER
 
 
 def scores_of(groups: Groups) -> dict[str, Tensor]:
-    return {axis.name: torch.rand(axis.heads, axis.size) + 0.01 for axis in groups.axes}
+    return {axis.name: torch.rand(axis.heads, axis.size) + 0.01 for axis in groups.with_parts().axes}
 
 
 def free(groups: Groups, *, least: int = 1, round_to: int = 1) -> Limits:
@@ -60,8 +60,10 @@ def test_the_best_units_stay() -> None:
 
 def two_axes(calls: tuple[int, int], width: int = 8, shared_by: int = 1) -> Groups:
     """Two layers of their own, whose units cost one multiply-add for each call; the second may be shared."""
-    axes = tuple(Axis(name, 0, width, (Slice(name, 0),), shared_by=by) for name, by in {"a": 1, "b": shared_by}.items())
-    return Groups(axes, {"a": (width, 1), "b": (width, 1)}, dict(zip("ab", calls, strict=True)))
+    owners = ["b", *(f"owner {number}" for number in range(1, shared_by))]
+    pieces = tuple(Slice(owner, 0, component=owner if shared_by > 1 else "") for owner in owners)
+    axes = (Axis("a", 0, width, (Slice("a", 0),)), Axis("b", 0, width, pieces))
+    return Groups(axes, dict.fromkeys(["a", *owners], (width, 1)), dict(zip("ab", calls, strict=True)))
 
 
 def widths_at(groups: Groups, scores: dict[str, Tensor], goal: float, method: str = "global") -> dict[str, int]:
@@ -133,6 +135,34 @@ def test_sap_takes_what_the_bound_allows() -> None:
     assert sap_share(scores) == pytest.approx(1 - (1 - index.item()) ** 1.0)
     assert sap_share(torch.tensor([[1.0] + [0.0] * 99])) == 0.9
     assert sap_share(torch.ones(2, 5)) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_important_level_gives_less() -> None:
+    """Of two layers of one component, the one with four times the mean score keeps twice the width."""
+    axes = tuple(Axis("net", layer, 24, (Slice(name, 0),)) for layer, name in enumerate("ab"))
+    groups = Groups(axes, {"a": (24, 1), "b": (24, 1)}, {"a": 1, "b": 1})
+    scores = {"net.0": torch.ones(1, 24), "net.1": torch.full((1, 24), 4.0)}
+    assert widths_at(groups, scores, goal=18, method="importance") == {"net.0": 6, "net.1": 12}
+    assert widths_at(groups, scores, goal=18, method="global") == {"net.0": 9, "net.1": 9}
+
+
+def test_the_scale_of_a_component_does_not_matter(make_spec: Callable) -> None:
+    """By importance, too, all scores of a component may be multiplied: losses of different scales do not mix."""
+    groups = agent_groups(MODEL, make_spec(), PLANNER)
+    scores = scores_of(groups)
+    scaled = {name: values * (1e4 if name.startswith("policy") else 1) for name, values in scores.items()}
+    goal = 0.4 * groups.cost("macs")
+    widths = [widths_at(groups, each, goal=goal, method="importance") for each in (scores, scaled)]
+    assert widths[0] == widths[1] != groups.widths
+
+
+def test_uniform_cuts_as_one_joint_graph_does(make_spec: Callable) -> None:
+    """All components and the latent are cut at one rate, up to a unit: nothing is told apart."""
+    groups = agent_groups(MODEL, make_spec(), PLANNER)
+    widths = widths_at(groups, scores_of(groups), goal=0.3 * groups.cost("macs"), method="uniform")
+    rates = [(widths[name] / width, 1 / width) for name, width in groups.widths.items()]
+    assert max(rate for rate, _ in rates) - min(rate for rate, _ in rates) <= max(unit for _, unit in rates)
+    assert widths["latent"] < groups.widths["latent"]
 
 
 def test_what_is_kept_or_rests_gives_nothing() -> None:

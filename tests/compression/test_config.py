@@ -69,6 +69,8 @@ MISTAKES = {
     "--prune.forgetting must be at least 0 and below 1, got 1.0": {"forgetting": 1.0},
     "--prune.tolerance must be 0 or more, got -1.0": {"tolerance": -1.0},
     "--prune.observe-every must be positive, got 0": {"observe_every": 0},
+    "--prune.bound is of the Bayesian score: --prune.criterion must be": {"criterion": "l2", "bound": "lower"},
+    "--prune.history is of the Bayesian score": {"criterion": "fisher", "history": "cosine"},
 }
 
 
@@ -96,4 +98,5 @@ def test_a_target_that_is_reached_already_is_refused(groups: Groups) -> None:
 def test_what_can_work_is_not_refused(groups: Groups) -> None:
     """Settings within all limits pass."""
     check(settings(), groups, groups, **SPAN)
+    check(settings(target=0.0, observe=True, min_width=999, criterion="l2", bound="lower"), groups, groups, **SPAN)
     check(settings(keep=("encoder",), min_width=3, round_to=2), groups, groups, **SPAN)

@@ -1,6 +1,7 @@
 """Laws of the criteria: values computed by hand, running statistics, and finding what was planted."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from compression.importance import (
     moments_of,
     nothing_seen,
     observed,
+    own_shapes,
     sums_of,
 )
 from tests.compression.conftest import MakeAgent, groups_of
@@ -75,9 +77,8 @@ def test_ranks_are_averaged_inside_each_head() -> None:
     groups = Groups((Axis("a", 0, 2, ()), Axis("b", 0, 3, (), heads=2)), {}, {})
     statistics = Statistics(
         {"absolute": torch.tensor([5.0, 1, 1, 2, 3, 30, 20, 10]), "squared": torch.tensor([1.0, 5, 1, 2, 3, 3, 2, 1])},
-        torch.ones(8),
-        3.0,
-        1.0,
+        *(torch.ones(8), 3.0, 1.0),
+        **dict.fromkeys(("spread", "steps", "latest"), torch.zeros(8)),
     )
     ranks = CRITERIA["average"](Evidence(statistics, {}, groups, None, torch.Generator()))
     third = 1 / 3
@@ -106,9 +107,66 @@ def test_the_posterior_forgets_towards_the_prior() -> None:
 def test_a_group_of_now_and_then_beats_one_of_now() -> None:
     """Of two groups with the same gradient now, the Bayesian score prefers the one that was active before."""
     rate = torch.tensor([1.0, 2.0])
-    statistics = Statistics({"absolute": torch.tensor([0.3, 0.3])}, rate, 4.0, 1.0)
+    statistics = seen(1)._replace(moments={"absolute": torch.tensor([0.3, 0.3])}, rate=rate, weight=1.0)
     first, second = CRITERIA["bayesian"](evidence(statistics)).tolist()
     assert second == pytest.approx(2 * first)
+
+
+def looking(energies: list[list[float]], forgetting: float = 1.0) -> Statistics:
+    """Statistics of two groups with these energies."""
+    statistics = nothing_seen(2, ("absolute",))
+    for pair in energies:
+        statistics = observed(statistics, {"absolute": torch.tensor(pair)}, smoothing=0.9999, forgetting=forgetting)
+    return statistics
+
+
+def bayesian(statistics: Statistics, **how: Any) -> list[float]:
+    return CRITERIA["bayesian"](evidence(statistics)._replace(**how)).tolist()
+
+
+def test_certainty_ranks_groups_of_equal_mean() -> None:
+    """Of two groups of equal mean, the lower bound prefers the one with steady energies, the upper the other."""
+    statistics = looking([[0.2, 0.1 + 0.2 * (time % 2)] for time in range(40)])
+    steady, moving = bayesian(statistics)
+    assert steady == pytest.approx(moving, rel=1e-3)
+    (low, lower), (high, higher) = (bayesian(statistics, bound=bound) for bound in ("lower", "upper"))
+    assert lower < 0.97 * low and low < steady < high < 0.97 * higher
+
+
+def test_energies_that_follow_each_other_tell_less() -> None:
+    """The same energies in another order: a group whose energy drifts is less certain than one whose energy jumps."""
+    order = [0.01 * (1 + time) for time in range(40)]
+    jumping = order[::2] + order[1::2]
+    jumping[::2], jumping[1::2] = order[:20], order[20:]
+    drifting, jumps = own_shapes(looking([[*pair] for pair in zip(order, jumping, strict=True)])).tolist()
+    assert drifting < 0.2 * jumps
+
+
+def test_own_evidence_agrees_with_values_computed_by_hand() -> None:
+    """Energies 1, 3, 1, 3 have mean 2, variance 1, no positive correlation: 4 looks count as 4 * 5 / (1 + 4 / 4)."""
+    statistics = looking([[1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [3.0, 2.0]])
+    assert statistics.spread.tolist() == pytest.approx([4, 0], abs=1e-6)
+    assert statistics.steps.tolist() == pytest.approx([12, 0], abs=1e-6)
+    assert own_shapes(statistics).tolist() == pytest.approx([PRIOR[0] + 10, PRIOR[0] + 20], rel=1e-5)
+
+
+def test_a_spread_is_forgotten_as_a_mean_is() -> None:
+    """The spread is the sum of the squared distances, each with the weight that forgetting leaves it."""
+    energies, forgetting = [1.0, 4.0, 2.0, 8.0], 0.5
+    weights = torch.tensor([forgetting**age for age in (3, 2, 1, 0)])
+    values = torch.tensor(energies)
+    mean = (weights * values).sum() / weights.sum()
+    expected = (weights * (values - mean).square()).sum()
+    assert looking([[e, e] for e in energies], forgetting).spread.tolist() == pytest.approx([expected.item()] * 2)
+
+
+def test_history_weighs_from_nothing_to_everything() -> None:
+    """With weight 0 the score is the present energy squared, with 1 the past one, with a half their product."""
+    statistics = looking([[0.1, 0.2]] * 5)._replace(moments={"absolute": torch.tensor([0.3, 0.4])}, weight=1.0)
+    past = (statistics.rate / (statistics.shape - 1)).tolist()
+    assert bayesian(statistics, history=0.0) == pytest.approx([0.09, 0.16])
+    assert bayesian(statistics, history=1.0) == pytest.approx([past[0] ** 2, past[1] ** 2])
+    assert bayesian(statistics) == pytest.approx([0.3 * past[0], 0.4 * past[1]])
 
 
 def test_statistics_follow_a_cut() -> None:

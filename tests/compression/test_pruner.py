@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
-from compression.pruner import OnlinePruner
+from compression.pruner import WATCHED, OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
 from compression.shrink import shrink
 from compression.subject import Judgement
@@ -87,7 +87,7 @@ def test_a_run_ends_at_its_target(tmp_path: Path, budget: str, criterion: str) -
     left = toy.groups.cost(budget) / pruner.dense.cost(budget)
     assert 0.25 - 1 / 40 <= left <= 0.25
     assert toy.groups == pruner.groups
-    assert len(pruner.statistics.rate) == toy.groups.total < pruner.dense.total
+    assert len(pruner.decider.statistics.rate) == toy.groups.total < pruner.dense.total
     assert [event["decision"] for event in read(tmp_path / EVENTS)] == ["kept"] * 5
 
 
@@ -114,7 +114,7 @@ def test_an_update_may_come_in_parts(tmp_path: Path) -> None:
     weights = []
     for _ in range(4):
         learn(pruner, toy)
-        weights.append(pruner.statistics.weight)
+        weights.append(pruner.decider.statistics.weight)
     assert pruner.updates == 4 and weights == [0.5, 0.5, 0.5, 0.75]
 
 
@@ -135,7 +135,7 @@ def test_statistics_follow_the_units_that_stay(tmp_path: Path) -> None:
 
 def known(pruner: OnlinePruner) -> dict[str, dict[str, Tensor]]:
     """All statistics, axis by axis."""
-    kinds = {"rate": pruner.statistics.rate, **pruner.statistics.moments}
+    kinds = {"rate": pruner.decider.statistics.rate, **pruner.decider.statistics.moments}
     return {kind: pruner.groups.split(values) for kind, values in kinds.items()}
 
 
@@ -249,15 +249,21 @@ def test_importance_is_recorded_over_the_run(tmp_path: Path) -> None:
         widths = after.get(shot["env_steps"], widths)
 
 
-@pytest.mark.parametrize("harm", [0.0, 0.9], ids=["kept", "undone"])
-def test_a_pruner_goes_on_from_its_state(tmp_path: Path, harm: float) -> None:
+WATCHING = {"observe": True, "history": "cosine", "bound": "lower", "allocation": "importance"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "changes"), [(0.0, {}), (0.9, {}), (0.0, WATCHING)], ids=["kept", "undone", "watching"]
+)
+def test_a_pruner_goes_on_from_its_state(tmp_path: Path, harm: float, changes: dict[str, Any]) -> None:
     """Restored between two events, with records beyond it on the disk, a run ends with the same records and units."""
-    _, expected = train(tmp_path / "whole", settings(snapshot_every=7), harm=harm)
+    config = settings(snapshot_every=7, **changes)
+    _, expected = train(tmp_path / "whole", config, harm=harm)
     torch.manual_seed(0)
     toy = Toy(harm=harm)
     folder = tmp_path / "parts"
     folder.mkdir()
-    pruner = OnlinePruner(settings(snapshot_every=7), toy.groups, folder)
+    pruner = OnlinePruner(config, toy.groups, folder)
     torch.manual_seed(0)
     toy = Toy(harm=harm)
     for step in range(201):
@@ -268,12 +274,65 @@ def test_a_pruner_goes_on_from_its_state(tmp_path: Path, harm: float) -> None:
             meta = json.loads(json.dumps(meta))
             with (folder / EVENTS).open("a") as file:
                 file.write('{"event": 99}\n{"half a li')
-            pruner = OnlinePruner(settings(snapshot_every=7), toy.groups, folder, dense=pruner.dense)
+            pruner = OnlinePruner(config, toy.groups, folder, dense=pruner.dense)
             pruner.load_state(tensors, meta, toy.groups)
     assert toy.groups == expected.groups
     for name in (EVENTS, IMPORTANCE):
         whole, parts = ([without_clock(line) for line in read(tmp_path / run / name)] for run in ("whole", "parts"))
         assert whole == parts
+
+
+def test_a_state_from_before_there_were_bounds_is_read(tmp_path: Path) -> None:
+    """Without the spread of energies, which older checkpoints lack, a pruner scores as it did."""
+    toy = Toy()
+    pruner = OnlinePruner(settings(), toy.groups, tmp_path)
+    learn(pruner, toy, updates=3)
+    tensors, meta = pruner.state()
+    older = {name: tensor for name, tensor in tensors.items() if name not in ("spread", "steps", "latest")}
+    restored = OnlinePruner(settings(), toy.groups, tmp_path)
+    restored.load_state(older, meta, toy.groups)
+    for name, scores in pruner.scores(toy, draw=1, step=50).items():
+        assert torch.equal(scores, restored.scores(toy, draw=1, step=50)[name])
+
+
+def test_watching_cuts_nothing(tmp_path: Path) -> None:
+    """With target 0, every group has a score by every criterion in each snapshot, and no event comes."""
+    _, toy = train(tmp_path, settings(target=0.0, observe=True, snapshot_every=40), until=100)
+    assert toy.groups.total == 40 and read(tmp_path / EVENTS) == []
+    snapshots = read(tmp_path / IMPORTANCE)
+    assert [shot["env_steps"] for shot in snapshots] == [40, 80]
+    for shot in snapshots:
+        assert list(shot["criteria"]) == list(WATCHED)
+        for axes in shot["criteria"].values():
+            assert {name: len(heads[0]) for name, heads in axes.items()} == {"good.0": 20, "bad.0": 20}
+        assert shot["criteria"]["bayesian"]["good.0"] == shot["axes"]["good.0"]["scores"]
+        assert list(shot["levels"]) == list(WATCHED)
+        assert all(values.keys() == {"good.0", "bad.0", "good", "bad"} for values in shot["levels"].values())
+
+
+def test_watching_changes_no_cut(tmp_path: Path) -> None:
+    """A run that is watched while it is pruned ends as the one that is not, with the same records otherwise."""
+    runs = []
+    for name, observe in {"plain": False, "watched": True}.items():
+        torch.manual_seed(0)
+        train(tmp_path / name, settings(observe=observe, criterion="fisher"))
+        runs.append([without_clock(line) for file in (EVENTS, IMPORTANCE) for line in read(tmp_path / name / file)])
+    extra = {"criteria", "levels"}
+    assert any(extra <= line.keys() for line in runs[1])
+    assert runs[0] == [{name: value for name, value in line.items() if name not in extra} for line in runs[1]]
+
+
+def test_history_gains_weight_while_units_go(tmp_path: Path) -> None:
+    """With a cosine, the score is the square of the present energy at the start, and that of the past at the end."""
+    toy = Toy()
+    pruner = OnlinePruner(settings(history="cosine"), toy.groups, tmp_path)
+    learn(pruner, toy, updates=3)
+    statistics, split = pruner.decider.statistics, pruner.groups.split
+    present = split((statistics.moments["absolute"] / statistics.weight).square())
+    past = split((statistics.rate / (statistics.shape - 1)).square())
+    for step, expected in {0: present, 100: past}.items():
+        for name, scores in pruner.scores(toy, draw=1, step=step).items():
+            torch.testing.assert_close(scores, expected[name])
 
 
 def without_clock(record: dict[str, Any]) -> dict[str, Any]:
@@ -284,9 +343,9 @@ def test_a_random_pruner_repeats_itself(tmp_path: Path) -> None:
     """The random criterion depends on the seed and the event alone."""
     config = settings(criterion="random")
     toy = Toy()
-    same = [OnlinePruner(config, toy.groups, tmp_path, seed=seed).scores(toy, draw=3) for seed in (1, 1, 2)]
+    same = [OnlinePruner(config, toy.groups, tmp_path, seed=seed).scores(toy, draw=3, step=0) for seed in (1, 1, 2)]
     assert torch.equal(same[0]["good.0"], same[1]["good.0"]) and not torch.equal(same[0]["good.0"], same[2]["good.0"])
     other = dataclasses.replace(config, target=0.5)
     assert torch.equal(
-        OnlinePruner(other, toy.groups, tmp_path, seed=1).scores(toy, draw=3)["good.0"], same[0]["good.0"]
+        OnlinePruner(other, toy.groups, tmp_path, seed=1).scores(toy, draw=3, step=0)["good.0"], same[0]["good.0"]
     )

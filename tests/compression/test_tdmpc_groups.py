@@ -53,6 +53,18 @@ class Undoing(Pruned):
     settings = dataclasses.replace(PRUNE, tolerance=-1e9)
 
 
+class Watching(Pruned):
+    """It records all criteria, and prunes by the importance of levels."""
+
+    settings = dataclasses.replace(PRUNE, observe=True, allocation="importance", history="cosine", bound="lower")
+
+
+class Observing(Pruned):
+    """It records all criteria, and prunes nothing."""
+
+    settings = dataclasses.replace(PRUNE, target=0.0, observe=True)
+
+
 class Unguarded(Pruned):
     """Without a guard; its steps are twenty times as long."""
 
@@ -76,10 +88,12 @@ def macs_left(trainer: Trainer) -> float:
     return now.cost("macs") / dense.cost("macs")
 
 
-@pytest.mark.parametrize("config", RUNS.values(), ids=RUNS.keys())
-@pytest.mark.parametrize("kind", [Pruned, Undoing])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: TrainConfig, kind: type[Pruned]) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [*itertools.product(RUNS, (Pruned, Undoing)), ("terminations", Watching), ("one lane", Observing)]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, name: str, kind: type[Pruned]) -> None:
     """Stopped at random moments, between and at pruning events, a run ends with the same bits and records."""
+    config = RUNS[name]
     expected = whole_run(config, tmp_path / "whole", kind)
     folder = tmp_path / "parts"
     folder.mkdir()
@@ -96,7 +110,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, config: Train
     assert stops >= 5
     assert differing(expected, outcome(trainer)) == []
     assert records(folder) == records(tmp_path / "whole")
-    assert {event["decision"] for event in read(folder / EVENTS)} >= {"undone" if kind is Undoing else "kept"}
+    expected_decision = {Undoing: {"undone"}, Observing: set()}.get(kind, {"kept"})
+    assert {event["decision"] for event in read(folder / EVENTS)} >= expected_decision
 
 
 @pytest.mark.compiles
@@ -156,11 +171,14 @@ def test_killed_at_any_step_of_an_event_a_run_resumes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_undoes_everything_is_a_dense_run(tmp_path: Path) -> None:
-    """Observing, judging and undoing leave no trace in the training, bit for bit."""
+    """Observing, judging and undoing leave no trace in the training, bit for bit; nor does watching all criteria."""
     config = RUNS["two lanes"]
-    dense, undone = (whole_run(config, tmp_path / kind.__name__, kind) for kind in (Trainer, Undoing))
+    kinds = (Trainer, Undoing, Observing)
+    dense, undone, observed = (whole_run(config, tmp_path / kind.__name__, kind) for kind in kinds)
     assert len(read(tmp_path / "Undoing" / EVENTS)) >= 3
-    assert all(torch.equal(tensor, undone.tensors[name]) for name, tensor in dense.tensors.items())
+    assert len(read(tmp_path / "Observing" / IMPORTANCE)) >= 3 and not read(tmp_path / "Observing" / EVENTS)
+    for name, tensor in dense.tensors.items():
+        assert torch.equal(tensor, undone.tensors[name]) and torch.equal(tensor, observed.tensors[name])
 
 
 def test_a_pruned_checkpoint_is_an_ordinary_one(tmp_path: Path) -> None:
@@ -232,11 +250,11 @@ def test_observing_sees_every_update(make_agent: MakeAgent, make_batch: Callable
     pruner = AgentPruner(PRUNE, agent.config.model, tmp_path)
     pruner.follow(agent)
     agent.update(make_batch())
-    assert pruner.pruner.updates == 1 and (pruner.pruner.statistics.moments["absolute"] > 0).all()
+    assert pruner.pruner.updates == 1 and (pruner.pruner.decider.statistics.moments["absolute"] > 0).all()
     keep = random_keep(groups_of(agent), {"dynamics.0": 4, "value.1": 3})
     empty = Replay(agent.config.replay, observation_dim=3, action_dim=2, horizon=3)
     smaller = AgentSubject.of(agent, empty, step=0).shrunk(keep).agent()
     pruner.pruner._adopt(keep, groups_of(smaller))
     pruner.follow(smaller)
     smaller.update(make_batch())
-    assert pruner.pruner.updates == 2 and len(pruner.pruner.statistics.rate) == groups_of(smaller).total
+    assert pruner.pruner.updates == 2 and len(pruner.pruner.decider.statistics.rate) == groups_of(smaller).total

@@ -70,6 +70,17 @@ def test_every_unit_is_in_the_table() -> None:
     groups = Autoencoder(SHAPE, 16).groups
     assert groups.widths == {"encoder.0": 12, "encoder.1": 8, "decoder.0": 8, "decoder.1": 12, "latent": 6}
     assert groups.cost("parameters") == count(SHAPE, 16)
+    assert groups["latent"].owners == ["encoder", "decoder"] and groups["encoder.0"].shared_by == 1
+
+
+def test_a_dense_training_can_be_watched(tmp_path: Path) -> None:
+    """With --prune.observe the dense training, too, leaves the scores by all criteria, and loses nothing."""
+    folder = tmp_path / "out"
+    options = ["--criteria", "l2", "--targets", "0.5", "--prune.observe", f"--run-dir={folder}"]
+    assert main(["autoencoder", *SMALL, *options]) == 0
+    for run in ("dense-0-0", "l2-0.5-0"):
+        assert all("taylor" in shot["criteria"] for shot in read(folder / run / IMPORTANCE))
+    assert read(folder / "dense-0-0" / EVENTS) == [] != read(folder / "l2-0.5-0" / EVENTS)
 
 
 def test_dead_units_go_unnoticed() -> None:

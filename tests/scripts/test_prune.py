@@ -10,6 +10,7 @@ import pytest
 
 from compression.records import EVENTS, IMPORTANCE, read
 from scripts.main import main
+from scripts.report.command import PAGE
 from tdmpc import checkpoint, pages, runs
 from tdmpc.metrics import read_rows
 from tests.scripts.conftest import TINY
@@ -52,6 +53,15 @@ def test_a_run_is_pruned_while_it_trains(
         "after": figures["planning_macs"],
     }
     assert read(pruned / IMPORTANCE)[-1]["axes"].keys() == events[-1]["widths"].keys()
+
+
+def test_a_dense_run_can_be_watched(tmp_path: Path, toy: None) -> None:
+    """--prune.observe without a target leaves every criterion's scores and the page, and an agent of the same size."""
+    folder = tmp_path / "watched"
+    assert main(["train", TOY, *TINY, "--prune.observe", f"--run-dir={folder}"]) == 0
+    shots = read(folder / IMPORTANCE)
+    assert shots and all({"gradient", "l2"} <= shot["criteria"].keys() == shot["levels"].keys() for shot in shots)
+    assert read(folder / EVENTS) == [] and (folder / PAGE).exists()
 
 
 def test_settings_are_written_filled_in(pruned: Path) -> None:
