@@ -120,21 +120,31 @@ def load(run: Path, config: ExportConfig) -> Source:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
-        BundleError: the run has not stored enough to compare on, or was trained with a delay.
+        BundleError: the run has not stored enough to compare on, or needs to know past actions when it plans.
         CheckpointError: there is no checkpoint that can be read.
         ConfigError: the planner cannot be set so.
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
-    if max(agent.config.delay):
-        raise BundleError(
-            f"{run} was trained with a delay of {agent.config.delay}: a bundle knows no actions on their way yet, and "
-            "would plan from the wrong moment. Export a run without --delay"
-        )
+    _refuse_past_actions(run, agent.config)
     original = Original(agent.model, _settings(agent.config, meta["agent_steps"], config), agent.spec)
     steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
     training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
     return Source(original, training, _replayed(run, agent, windows))
+
+
+def _refuse_past_actions(run: Path, trained: TrainConfig) -> None:
+    """A graph is given sensors and the plan before, and no actions that were applied or are on their way."""
+    if max(trained.delay):
+        raise BundleError(
+            f"{run} was trained with a delay of {trained.delay}: a bundle knows no actions on their way yet, and "
+            "would plan from the wrong moment. Export a run without --delay"
+        )
+    if (max_change := trained.planner.max_change) is not None:
+        raise BundleError(
+            f"{run} was trained with --planner.max-change {max_change:g}: a bundle does not know the last action yet, "
+            "from which the change is limited. Export a run without --planner.max-change"
+        )
 
 
 def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:

@@ -127,10 +127,13 @@ def validate(folder: Path, runtime: Runtime, *, run: Path | None, episodes: int,
 
 
 def matching_agent(described: Bundle, run: Path | None) -> tuple[Agent, int]:
-    """The agent of a bundle in single precision, with the bundle's planner settings, and its step."""
+    """The agent of a bundle in single precision, with the bundle's planner settings, and its step.
+
+    Both play the nominal environment, whatever the agent was trained in: a bundle holds no perturbations.
+    """
     trained = described.manifest["training"]
     run = Path(trained["run"]) if run is None else run
-    agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
+    agent, meta = load_agent(run, device="cpu", precision="float32", compile=False, perturb={})
     step = meta["agent_steps"]
     if step != trained["agent_steps"] or agent.spec.id != described.manifest["environment"]["id"]:
         raise BundleError(

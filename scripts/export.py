@@ -12,7 +12,6 @@ from tyro.conf import Positional
 from deploy.export import export
 from deploy.original import ExportConfig
 from scripts import ranges
-from tdmpc import runs
 from tdmpc.config import ConfigError
 
 
@@ -31,18 +30,8 @@ def main(arguments: list[str]) -> int:
     """Parse, export, tell what was compared."""
     args = tyro.cli(ExportArgs, args=arguments, prog="tdmpc export")
     ranges.check(args.config, ConfigError, positive=["opset"], not_negative=["seed"])
-    _refuse_smooth(args.run)
     _show(export(args.run, args.out, args.config), args.out)
     return 0
-
-
-def _refuse_smooth(run: Path) -> None:
-    """Refuse what the graphs cannot hold yet, before PyTorch's exporter wraps the planner's own refusal in pages."""
-    if (max_change := runs.config(run).planner.max_change) is not None:
-        raise ConfigError(
-            f"{run} was trained with --planner.max-change {max_change:g}: a bundle does not know the last action yet, "
-            "from which the change is limited. Export a run without --planner.max-change"
-        )
 
 
 def _show(manifest: dict[str, Any], out: Path) -> None:

@@ -8,6 +8,7 @@ depend on which widths came before, and a run that goes on computes bit for bit 
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -33,7 +34,7 @@ WORTH_IT = 10_000
 @cache
 def compiled(function: Function, device: str) -> Function:
     """A function, compiled at its first call for this kind of device."""
-    _keep_on_disk()
+    keep_on_disk()
     torch._dynamo.config.recompile_limit = RECOMPILES
     torch._dynamo.config.force_parameter_static_shapes = False
     symbolic_shapes.use_duck_shape = False  # layers that are equally wide today need not be so tomorrow
@@ -41,11 +42,12 @@ def compiled(function: Function, device: str) -> Function:
     return cast(Function, torch.compile(function, dynamic=False, options=options))
 
 
-def _keep_on_disk() -> None:
+def keep_on_disk() -> None:
     """Among the user's caches rather than among temporary files, if they can be written."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tdmpc" / "compiled"
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
@@ -62,8 +64,9 @@ def of_any_size(tensor: Tensor, *axes: int) -> None:
 
 
 def available() -> bool:
-    """Whether there is a C++ compiler, which PyTorch needs to compile for a CPU."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether PyTorch can compile for a CPU here: it needs a C++ compiler and Python's headers (``python3-dev``)."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.exists()
 
 
 def pays(updates: float, device: str) -> bool:

@@ -445,7 +445,8 @@ def load_agent(
     Args:
         folder: a run folder.
         planner: settings of ``PlannerConfig`` to plan with instead of the run's.
-        overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile.
+        overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile, delay,
+            perturb.
     """
     saved = checkpoint.load(folder, prefixes=("agent/",))
     settings = {**saved.meta["config"], **overrides}

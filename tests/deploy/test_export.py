@@ -25,7 +25,7 @@ from deploy.graphs import TILE, in_tiles
 from deploy.original import ExportConfig, Source, load
 from deploy.validation import matching_agent, validate
 from tdmpc.config import ConfigError
-from tdmpc.envs import make_bare_env, make_env
+from tdmpc.envs import NOMINAL, make_bare_env, make_env
 from tdmpc.planner import PlanNoise, mppi, planning_macs, shift
 from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
@@ -57,6 +57,17 @@ def walk(exported: Exported, decisions: int) -> list[tuple[Any, np.ndarray]]:
         driven = (space.high + space.low) / 2 + (space.high - space.low) / 2 * share
         sensed, observation = bare.step(driven)[0], flat.step(share.astype(np.float32))[0]
     return pairs
+
+
+def test_a_bundle_is_compared_without_perturbations(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundle and agent play the same environment, the nominal one, though the agent was trained in others."""
+
+    def trained_so(run: Path, **options: Any) -> Any:
+        return load_agent(run, **{"perturb": {"action_noise": 0.5}, **options})
+
+    monkeypatch.setattr("deploy.validation.load_agent", trained_so)
+    agent, _ = matching_agent(bundle.read(exported.folder), exported.run)
+    assert agent.config.perturb == NOMINAL
 
 
 @torch.no_grad()
@@ -401,12 +412,22 @@ def test_a_bundle_that_finds_no_room_is_named(tmp_path: Path) -> None:
     assert caught.value.filename == str(out) and not list(tmp_path.iterdir())
 
 
-def test_a_delay_is_refused(export_case: ExportCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run with a delay is not exported: its bundle would plan from the wrong moment."""
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"delay": (1,)}, "trained with a delay"),
+        ({"planner": {"max_change": 0.1}}, "trained with --planner.max-change"),
+    ],
+    ids=["delay", "smooth"],
+)
+def test_what_needs_past_actions_is_refused(
+    export_case: ExportCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+) -> None:
+    """A run whose plans depend on actions before is not exported: its bundle would plan from the wrong ones."""
 
-    def late(run: Path, **options: Any) -> Any:
-        return load_agent(run, **options, delay=(1,))
+    def trained_so(run: Path, **options: Any) -> Any:
+        return load_agent(run, **options, **changes)
 
-    monkeypatch.setattr("deploy.original.load_agent", late)
-    with pytest.raises(BundleError, match="trained with a delay"):
+    monkeypatch.setattr("deploy.original.load_agent", trained_so)
+    with pytest.raises(BundleError, match=says):
         export(export_case("default").run, tmp_path / "bundle", ExportConfig())

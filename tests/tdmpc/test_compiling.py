@@ -1,6 +1,9 @@
 """Laws of compiled functions: one compilation serves all widths, and what it computes hangs on no earlier width."""
 
+import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,12 +48,42 @@ def test_one_compilation_serves_all_widths(make_agent: MakeAgent, make_batch: Ma
 
 
 @pytest.mark.parametrize(
-    ("updates", "device", "compiler", "pays"),
-    [(9_999, "cpu", True, False), (10_000, "cpu", True, True), (1e6, "cpu", False, False), (1e6, "cuda", True, False)],
+    ("updates", "device", "compiler", "headers", "pays"),
+    [
+        (9_999, "cpu", True, True, False),
+        (10_000, "cpu", True, True, True),
+        (1e6, "cpu", False, True, False),
+        (1e6, "cpu", True, False, False),
+        (1e6, "cuda", True, True, False),
+    ],
 )
 def test_long_runs_compile(
-    monkeypatch: pytest.MonkeyPatch, updates: float, device: str, compiler: bool, pays: bool
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    updates: float,
+    device: str,
+    compiler: bool,
+    headers: bool,
+    pays: bool,
 ) -> None:
-    """A run compiles on a CPU when it is long enough to win the time back and there is a compiler."""
+    """A run compiles on a CPU when it is long enough to win the time back and all that PyTorch needs is there."""
     monkeypatch.setattr(shutil, "which", lambda _: "/bin/c++" if compiler else None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    if headers:
+        (tmp_path / "Python.h").touch()
     assert compiling.pays(updates, device) == pays
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_what_is_compiled_is_kept_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blocked: bool
+) -> None:
+    """Compiled code goes among the user's caches; where there can be no such folder, PyTorch's own choice stands."""
+    home = tmp_path / "home"
+    home.write_text("") if blocked else home.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set below is undone
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compiling.keep_on_disk()
+    found = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    assert found == (None if blocked else str(home / "tdmpc" / "compiled"))
