@@ -83,7 +83,7 @@ class PruneConfig:
         return self.target > 0 or self.observe
 
     @property
-    def plan(self) -> Schedule:
+    def timetable(self) -> Schedule:
         """When how much is removed; ``resolved`` first."""
         assert self.start is not None and self.end is not None
         return Schedule(self.schedule, self.target, self.start, self.end, self.events, self.relative)

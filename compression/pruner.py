@@ -61,7 +61,7 @@ class OnlinePruner:
         """
         self.config, self.seed, self.device = config, seed, device
         self.dense = dense or groups
-        self.schedule, self.limits = config.plan, config.limits(self.dense)
+        self.schedule, self.limits = config.timetable, config.limits(self.dense)
         self.journal, self.importance = Journal(folder / EVENTS), Journal(folder / IMPORTANCE)
         self.snapshot: dict[str, Any] = {}
         """The last record of the importance."""
@@ -283,7 +283,8 @@ class OnlinePruner:
 
     def _snapshot(self, subject: Subject, scores: Mapping[str, Tensor], step: int) -> None:
         self.snapshot_at = step
-        axes = {name: snapshot_axis(units, scores[name]) for name, units in self.units.items()}
+        names = (axis.name for axis in self.groups.axes)
+        axes = {name: snapshot_axis(self.units[name], scores[name]) for name in names}
         self.snapshot = {**self._heading(step), "axes": axes, **self._watched(subject, step)}
         self.importance.append(self.snapshot)
 
