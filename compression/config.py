@@ -80,7 +80,7 @@ class PruneConfig:
     @property
     def active(self) -> bool:
         """Whether there is anything to do."""
-        return self.target > 0 or self.observe
+        return self.target != 0 or self.observe
 
     @property
     def timetable(self) -> Schedule:

@@ -70,7 +70,7 @@ class Actor:
         queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
         queue[self.delays, self._each] = decided
         self.applied, self.pending = queue[0], queue[1:]
-        return queue[0].cpu()
+        return queue[0].cpu().clone()  # an environment may write into its action
 
     def reset(self, begun: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
         """Begin episodes: without a warm start, nothing pending.

@@ -222,3 +222,10 @@ def test_the_last_action_survives(make_agent: MakeAgent) -> None:
     second.load_state(copied(first.state()))
     second.reset(torch.tensor([False, True]), torch.zeros(2, dtype=torch.int64))
     torch.testing.assert_close(second.commit(torch.ones(2, 2)), torch.tensor([[0.2, 0.2], [0.1, 0.1]]))
+
+
+def test_an_action_belongs_to_who_gets_it(make_agent: MakeAgent) -> None:
+    """Whatever is written into an action that was handed out, the actor knows what it decided."""
+    actor = Actor(make_agent(), lanes=2, seed=0)
+    actor.commit(torch.full((2, 2), 0.5)).fill_(9.0)
+    assert (actor.state()["applied"] == 0.5).all()

@@ -24,6 +24,7 @@ def sled_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register: Calla
     )
     monkeypatch.syspath_prepend(tmp_path)
     register(Sled)
+    gym.registry.pop("Sled-v0", None)  # another test may have registered its own
     yield "sledge"
     sys.modules.pop("sledge", None)
     gym.registry.pop("Sled-v0", None)

@@ -1,5 +1,6 @@
 """Laws of the replay, most of them against a model that keeps every episode as a plain list."""
 
+import inspect
 import re
 import sys
 import tracemalloc
@@ -484,7 +485,7 @@ def test_a_step_of_another_size_is_refused(name):
     for wrong in (step[name][:1], np.repeat(step[name], 2, axis=0), step[name][..., None]):
         shapes = f"must have shape {step[name].shape}, got {wrong.shape}"
         with pytest.raises(ValueError, match=rf"^{name} {re.escape(shapes)}$"):
-            replay.add(**step | {name: wrong})
+            inspect.unwrap(Replay.add)(replay, **step | {name: wrong})  # not the one that tests check the shapes of
     assert len(replay) == 0
 
 
