@@ -7,7 +7,8 @@ files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs 
 Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself.
 ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
 compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
-``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names: ``deploy.export``.
+``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names:
+``deploy.export``.
 """
 
 from deploy.backends import Runtime

@@ -121,11 +121,26 @@ def test_bundles_that_cannot_be_used_are_one_line(
     assert "--torch-horizon must be positive, got 0" in fails("latency", str(exported), "--torch-horizon=0")
     assert "--period-ms must be positive, got 0" in fails("latency", str(exported), "--period-ms=0")
     assert "--episodes must be positive" in fails("validate", str(exported), "--episodes=0")
+    assert "give --period-ms, too" in fails("latency", str(exported), "--pipelined")
+    assert "export it with --delay 1".lower() in fails("latency", str(exported), "--pipelined", "--period-ms=5").lower()
     assert "make it first by: tdmpc native build" in fails("native", "run", str(exported), "--build-dir", str(tmp_path))
 
 
+def test_real_time_that_cannot_be_is_one_line(fails: Callable[..., str], exported: Path, tmp_path: Path) -> None:
+    """Without real time nothing takes time; two times, none, or one of another bundle are told in one line."""
+    (tmp_path / "times.json").write_text("[]")
+    times = f"--latency={tmp_path / 'times.json'}"
+    validate = ("validate", str(exported))
+    assert "--slowdown says how long decisions take" in fails(*validate, "--slowdown=2")
+    assert "--policy says" in fails(*validate, "--policy=prior")
+    assert "give one of them" in fails(*validate, "--real-time", "--latency-ms=3", times)
+    assert "holds no times of" in fails(*validate, "--real-time", times)
+    assert "holds times of the planner" in fails(*validate, "--real-time", times, "--policy=prior")
+    assert "tells no control period" in fails(*validate, "--real-time", "--latency-ms=3")
+
+
 OUT_OF_RANGE = {
-    "validate": ["--threads=-3", "--threads=0", "--seed=-1"],
+    "validate": ["--threads=-3", "--threads=0", "--seed=-1", "--slowdown=0", "--latency-ms=-1"],
     "latency": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--seconds=nan", "--cores=-1"],
     "native run": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--period-ms=-1", "--cores=-1"],
     "export": ["--opset=0", "--seed=-1", "--samples=0"],

@@ -35,11 +35,12 @@ OPTIONS = {
     "plot": "--out --env --title",
     "suite": "SPEC --address --workers --only --resume",
     "results": "collect render",
-    "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --noise --precision --opset
-        --seed""",
-    "validate": "DIR --run --episodes --seed --backend --precision --threads --json",
+    "export": """RUN --out --horizon --samples --iterations --elites --policy-trajectories --delay --noise --precision
+        --opset        --seed""",
+    "validate": """DIR --run --episodes --seed --backend --precision --threads --real-time --latency
+        --latency-ms --slowdown --policy --json""",
     "latency": """DIR --torch --torch-horizon --torch-precision --backend --precision --threads --cores --spinning
-        --priority --awake --calls --seconds --period-ms --periods --deadline-ms --json --plot""",
+        --priority --awake --calls --seconds --period-ms --periods --deadline-ms --pipelined --json --plot""",
     "native": "build run",
     "demo": "--run-dir --seed --threads",
 }
