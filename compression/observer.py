@@ -55,10 +55,10 @@ class Observer:
         self.needed: tuple[Moment, ...] = tuple(
             dict.fromkeys(moment for name in criteria for moment in NEEDED.get(name, ()))
         )
-        self._follow(groups)
+        self._set_groups(groups)
         self.statistics = nothing_seen(self.table.total, self.needed, device)
 
-    def _follow(self, groups: Groups) -> None:
+    def _set_groups(self, groups: Groups) -> None:
         self.table = groups.with_parts() if self.parts else groups
         self.tally = Tally(self.table, self.device)
         self._sums: dict[Moment, Tensor] = {}
@@ -91,10 +91,10 @@ class Observer:
         return {name: self.table.split(CRITERIA[name](evidence).cpu()) for name in self.criteria}
 
     def keep(self, keep: Keep, groups: Groups) -> None:
-        """Follow a cut to the groups that stay."""
+        """Go on with the groups that a cut leaves."""
         parts = {part.name: keep[axis.name] for axis in self.table.axes if axis.name in keep for part in axis.parts}
         self.statistics = kept(self.statistics, self.table.flat({**keep, **parts}))
-        self._follow(groups)
+        self._set_groups(groups)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Its statistics: tensors, and numbers."""
@@ -111,4 +111,4 @@ class Observer:
             name: tensors[f"moments/{name}"].to(self.device).clone() for name in self.needed
         }
         self.statistics = Statistics(moments, shape=meta["shape"], weight=meta["weight"], **by_group)
-        self._follow(groups)
+        self._set_groups(groups)

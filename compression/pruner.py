@@ -49,7 +49,7 @@ class OnlinePruner:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Begin before the first event.
+        """Start before the first event.
 
         Args:
             config: ``resolved`` and checked settings.
@@ -84,7 +84,7 @@ class OnlinePruner:
             ),
         }
         """Who decides, and who watches all criteria; by what stands before their names in a checkpoint."""
-        self._follow(groups)
+        self._set_groups(groups)
 
     @property
     def decider(self) -> Observer:
@@ -103,7 +103,7 @@ class OnlinePruner:
             device=self.device,
         )
 
-    def _follow(self, groups: Groups) -> None:
+    def _set_groups(self, groups: Groups) -> None:
         self.groups = groups
         self._awaited = set(groups.shapes)
 
@@ -186,7 +186,9 @@ class OnlinePruner:
         judgement = smaller.judge(subject, self.events)
         reason = self._objection(judgement) if self.config.guard else ""
         blamed = self._blame(subject, keep) if reason else ""
-        chosen = subject if reason else self._taken_up(smaller)
+        if self.config.moments == "reset":
+            smaller = smaller.with_fresh_optimizer()
+        chosen = subject if reason else smaller
         record = {
             **self._heading(step),
             "goal": goal,
@@ -207,7 +209,7 @@ class OnlinePruner:
             self.resting[blamed], self.boldness = self.events + self.config.rest, self.boldness / 2
         else:
             self.boldness = min(2 * self.boldness, 1.0)
-            self._adopt(keep, smaller.groups)
+            self._replace_groups(keep, smaller.groups)
         record["seconds"] = round(time.perf_counter() - started, 4)
         self.journal.append(record)
         log.info("%s", sentence(record))
@@ -215,9 +217,6 @@ class OnlinePruner:
 
     def _cut(self, subject: S, keep: Keep) -> S:
         return (subject.absorbed(keep) if self.config.absorb else subject).shrunk(keep)
-
-    def _taken_up(self, smaller: S) -> S:
-        return smaller.with_fresh_optimizer() if self.config.moments == "reset" else smaller
 
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
@@ -246,11 +245,11 @@ class OnlinePruner:
         components = list(dict.fromkeys(self.groups[name].component for name in keep))
         return max(components, key=harm) if len(components) > 1 else components[0]
 
-    def _adopt(self, keep: Keep, groups: Groups) -> None:
+    def _replace_groups(self, keep: Keep, groups: Groups) -> None:
         for observer in self.observers.values():
             observer.keep(keep, groups)
         self.units = composed(self.units, keep)
-        self._follow(groups)
+        self._set_groups(groups)
 
     def shortfall(self) -> str:
         """What is missing from the target, in a sentence; empty where it is reached."""
@@ -333,7 +332,7 @@ class OnlinePruner:
         self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]
         self.journal.resume(meta["event_lines"])
         self.importance.resume(meta["importance_lines"])
-        self._follow(groups)
+        self._set_groups(groups)
 
 
 def _or_infinite(value: float) -> float:

@@ -31,7 +31,7 @@ from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
 from tdmpc.losses import Targets, model_loss, targets, temporal_weights
 from tdmpc.planner import draw_noise, imagine, mppi, planning_macs
-from tdmpc.pruner import NullPruner
+from tdmpc.pruner import Pruner
 from tdmpc.replay import Replay
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.trainer import Trainer
@@ -361,11 +361,11 @@ def _constant_losses(subject: AgentSubject, batch: Batch, goal: Targets) -> dict
 # In the training loop --------------------------------------------------------------------------------------------
 
 
-class AgentPruner(NullPruner):
+class AgentPruner(Pruner):
     """Prunes the agent of a training run."""
 
     def __init__(self, config: PruneConfig, dense: ModelConfig, folder: Path) -> None:
-        """Nothing is followed yet.
+        """Nothing is attached yet.
 
         Args:
             config: ``resolved`` and checked settings.
@@ -375,15 +375,14 @@ class AgentPruner(NullPruner):
         self.config, self.dense, self.folder = config, dense, folder
         self.pruner: OnlinePruner
 
-    def follow(self, agent: Agent) -> None:
+    def attach(self, agent: Agent) -> None:
         groups = agent_groups(agent.config.model, agent.spec, agent.config.planner)
         if not hasattr(self, "pruner") or groups.widths != self.pruner.groups.widths:
             dense = agent_groups(self.dense, agent.spec, agent.config.planner)
             self.pruner = OnlinePruner(
                 self.config, groups, self.folder, dense=dense, seed=agent.config.seed, device=agent.device
             )
-        names = {id(parameter): name for name, parameter in agent.model.named_parameters()}
-        agent.watch = lambda parameters: self.pruner.observe({names[id(one)]: one for one in parameters})
+        agent.watch = self.pruner.observe
 
     def between_updates(self, trainer: Trainer) -> None:
         if self.pruner.due(trainer.env_steps):
@@ -397,7 +396,7 @@ class AgentPruner(NullPruner):
             subject = AgentSubject.of(trainer.agent, trainer.replay, step=trainer.agent_steps)
             chosen = self.pruner.advance(subject, step=trainer.env_steps)
             if chosen is not subject:
-                trainer.adopt(chosen.agent())
+                trainer.replace_agent(chosen.agent())
         for name, axis in self.pruner.snapshot["axes"].items():
             trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:

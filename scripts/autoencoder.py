@@ -313,7 +313,7 @@ def pruning(args: AutoencoderArgs, run: Run) -> PruneConfig:
     """How a run is pruned, or a dense one watched, with everything filled in."""
     criterion: Any = args.prune.criterion if run.method == DENSE else run.method
     prune = dataclasses.replace(args.prune, target=run.target, criterion=criterion)
-    return resolved(prune, begin=0, length=args.steps)
+    return resolved(prune, first_update=0, length=args.steps)
 
 
 def main(arguments: list[str]) -> int:
@@ -355,7 +355,7 @@ def _check(args: AutoencoderArgs, pixels: int) -> None:
     groups = Autoencoder(args.shape, pixels).groups
     for target in args.targets:
         prune = pruning(args, Run(args.criteria[0], target, 0))
-        check(prune, groups, groups, begin=0, length=args.steps)
+        check(prune, groups, groups, first_update=0, length=args.steps)
         scratch_shape(args.shape, pixels, target)
 
 

@@ -40,10 +40,10 @@ class PruningBench:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.replay = synthetic_replay(agent)
-        self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), begin=0, length=1000)
+        self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), first_update=0, length=1000)
         self.unwatched = agent.watch
         self.hooks = AgentPruner(self.settings, agent.config.model, Path())  # writes nothing: no step is ever told
-        self.hooks.follow(agent)
+        self.hooks.attach(agent)
         self.watched = agent.watch
         self.watch(False)
 

@@ -187,9 +187,9 @@ def _outcome(entry: Entry) -> dict[str, Any]:
         found = {**dense, **summary}
         figures = {name: found[name] for name in (*OF_SUMMARY, *OF_MACHINE)}
     with _reading(entry.folder / runs.CONFIG) as path:
-        begun = _json(path)
-        revision = begun.get("revision") or summary.get("revision")  # some runs told it when they ended
-        return {**figures, **spent, "compiled": begun["config"]["compile"], "revision": revision}
+        settings = _json(path)
+        revision = settings.get("revision") or summary.get("revision")  # some runs told it when they ended
+        return {**figures, **spent, "compiled": settings["config"]["compile"], "revision": revision}
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

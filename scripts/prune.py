@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     current = from_json(ModelConfig, saved.meta["config"]["model"])
     train = TrainArgs(config, prune=args.prune, video=args.video, track=args.track)
     try:
-        train = with_pruning(train, runs.spec(args.run), current, begin=done)
+        train = with_pruning(train, runs.spec(args.run), current, first_update=done)
     except PruneError as error:
         raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
     folder = args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned")

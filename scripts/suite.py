@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
     log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
     with going_on(f"tdmpc suite {args.spec} --resume"), _cluster(args, suite):
         _train_all(progression)
-        _follow_up(progression)
+        _finish_alone(progression)
     for run, fault in progression.faults.items():
         print(f"{run.name} failed: {fault}\n{_tail(_log_of(run))}", file=sys.stderr)
     asked = len(progression.chosen)
@@ -198,7 +198,7 @@ def _train_all(progression: Progression) -> None:
     _await(progression, {waiting[run.folder]: run for run in progression.chosen}, "runs")
 
 
-def _follow_up(progression: Progression) -> None:
+def _finish_alone(progression: Progression) -> None:
     """The steps that want the machine for themselves, one after the other."""
     steps = {name: step.options for name, step in progression.suite.then.items() if step.alone}
     task = _ray().remote(num_cpus=progression.suite.cpus, max_calls=1)(carry_out)
@@ -248,8 +248,8 @@ def _carried_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str
         return f"{run.source} is not there to be pruned: it has not come to its end"
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     if not (run.folder / runs.SUMMARY).exists():
-        begun = (run.folder / runs.CONFIG).exists()
-        command = ("train", "--resume", str(run.folder)) if begun else run.begin
+        started = (run.folder / runs.CONFIG).exists()
+        command = ("train", "--resume", str(run.folder)) if started else run.start
         fault = _call(command, run, None)
         if fault:
             return fault
@@ -324,7 +324,7 @@ def summary_row(run: Run, status: str) -> dict[str, Any]:
         "method": run.method,
         "seed": run.seed,
         "status": status,
-        "command": "tdmpc " + shlex.join(run.begin),
+        "command": "tdmpc " + shlex.join(run.start),
     }
     row |= _figures(run.folder / runs.SUMMARY, "")
     for path in sorted(run.folder.glob("*.json")):

@@ -27,7 +27,7 @@ from tdmpc.evaluation import Evaluation, frame_rate
 from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import PRESETS, PresetName, is_large, preset
-from tdmpc.pruner import NullPruner
+from tdmpc.pruner import NoPruning
 from tdmpc.spec import EnvOptions, EnvSpec
 from tdmpc.trainer import Trainer, evaluation_row
 from tdmpc.video import write_video
@@ -147,19 +147,19 @@ def started_with(folder: Path) -> PruneConfig:
     return runs.settings(folder, "prune", PruneConfig, PruneConfig())
 
 
-def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin: int) -> TrainArgs:
+def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, first_update: int) -> TrainArgs:
     """The arguments with every setting of pruning filled in and checked.
 
     Args:
         args: of a run that is about to start; its config has the dense widths.
         spec: the environment.
         current: widths that it starts with.
-        begin: environment step from which on it learns.
+        first_update: environment step from which on it learns.
     """
     config = args.config
     if not args.prune.active:
         return args
-    span = {"begin": begin, "length": config.env_steps}
+    span = {"first_update": first_update, "length": config.env_steps}
     prune = resolved(args.prune, **span)
     dense, now = (agent_groups(model, spec, config.planner) for model in (config.model, current))
     check_pruning(prune, dense, now, **span)
@@ -168,7 +168,7 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, begin:
 
 def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
     """A new run: make its folder, train, evaluate. Returns the summary."""
-    args = with_pruning(args, spec, args.config.model, begin=args.config.random_steps * spec.action_repeat)
+    args = with_pruning(args, spec, args.config.model, first_update=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}")
     ending = ", or terminate before" if spec.terminates else ""
@@ -223,12 +223,14 @@ def _revision(folder: Path) -> str | None:
 
 def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
     trainer = _opened(args, spec, folder)  # reads and checks everything; from here on the folder is written to
-    begin = trainer.env_steps
+    start_env_steps = trainer.env_steps
     _write_config(args, spec, folder)
     with (
         going_on(f"tdmpc train --resume {folder}"),
-        ConsoleSink(args.config.env_steps, start_env_steps=begin, action_repeat=spec.action_repeat) as console,
-        JsonlSink(folder / runs.METRICS, resume_at=begin) as rows,
+        ConsoleSink(
+            args.config.env_steps, start_env_steps=start_env_steps, action_repeat=spec.action_repeat
+        ) as console,
+        JsonlSink(folder / runs.METRICS, resume_at=start_env_steps) as rows,
         _wandb(args, folder) as wandb,
     ):
         trainer.sink = Metrics([console, rows, wandb])
@@ -245,7 +247,7 @@ def _opened(args: TrainArgs, spec: EnvSpec, folder: Path) -> Trainer:
     saved = checkpoint.load(folder) if runs.has_checkpoint(folder) else None
     if saved is not None:
         _refuse_shorter(args, folder, made=saved.meta["env_steps"])
-    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.active else NullPruner()
+    pruner = AgentPruner(args.prune, args.config.model, folder) if args.prune.active else NoPruning()
     trainer = Trainer(args.config, spec, folder, Sink(), pruner)
     if saved is not None:
         log.info(trainer.restore(saved))

@@ -21,13 +21,13 @@ from tdmpc.checkpoint import below, prefixed
 from tdmpc.config import ModelConfig, TrainConfig, from_json, to_json
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
 from tdmpc.guard import EnvironmentFault
-from tdmpc.lanes import Environments, Transition
 from tdmpc.metrics import Sink
 from tdmpc.pages import Pages
 from tdmpc.progress import Window
-from tdmpc.pruner import NullPruner
+from tdmpc.pruner import NoPruning, Pruner
 from tdmpc.replay import ROWS, Replay
 from tdmpc.spec import Batch, EnvSpec
+from tdmpc.vector_env import Environments, Transition
 
 Fault = TypeVar("Fault", NonFiniteError, EnvironmentFault)
 
@@ -45,10 +45,10 @@ class Trainer:
     """Owns everything that a run is made of. ``run`` trains; ``state`` and ``restore`` make it resumable."""
 
     def __init__(
-        self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink, pruner: NullPruner | None = None
+        self, config: TrainConfig, spec: EnvSpec, folder: Path, sink: Sink, pruner: Pruner | None = None
     ) -> None:
         self.spec, self.folder, self.sink = spec, folder, sink
-        self.pruner = pruner or NullPruner()
+        self.pruner = pruner or NoPruning()
         if config.threads:
             torch.set_num_threads(config.threads)
         _seed_everything(config.seed)
@@ -56,7 +56,7 @@ class Trainer:
         self.config = self.agent.config
         """As at first: a pruned agent has narrower widths in its own."""
         self.actor = Actor(self.agent, lanes=config.num_envs, seed=config.seed + 1)
-        self.pruner.follow(self.agent)
+        self.pruner.attach(self.agent)
         self.envs = Environments(
             spec.id, num_envs=config.num_envs, seed=config.seed, perturb=config.perturb, **spec.options
         )
@@ -124,10 +124,10 @@ class Trainer:
             self.save()
             raise
 
-    def adopt(self, agent: Agent) -> None:
+    def replace_agent(self, agent: Agent) -> None:
         """Go on with another agent of the same run, for example a smaller one."""
         self.agent = self.actor.agent = agent
-        self.pruner.follow(agent)
+        self.pruner.attach(agent)
 
     def _digest(self) -> None:
         """Learn and evaluate as much as the steps so far ask for."""
@@ -212,12 +212,12 @@ class Trainer:
         self.window = Window()
         self.returns[ended], self.lengths[ended] = 0.0, 0
         with self._dumping():
-            self.observations = self.envs.begin(ended)
+            self.observations = self.envs.start(ended)
         self._reset_actor(ended)
 
-    def _reset_actor(self, begun: np.ndarray) -> None:
-        """Tell the actor of episodes that begin, and with which delay."""
-        self.actor.reset(torch.from_numpy(begun), torch.from_numpy(self.envs.delays(self.config.delay)))
+    def _reset_actor(self, started: np.ndarray) -> None:
+        """Tell the actor of episodes that start, and with which delay."""
+        self.actor.reset(torch.from_numpy(started), torch.from_numpy(self.envs.delays(self.config.delay)))
 
     def _row(self, lane: int) -> dict[str, Any]:
         planner = self.config.planner
@@ -371,7 +371,7 @@ class Trainer:
         tensors, meta = saved.tensors, saved.meta
         widths = from_json(ModelConfig, meta["config"]["model"])
         if widths != self.config.model:
-            self.adopt(Agent(dataclasses.replace(self.config, model=widths), self.spec))
+            self.replace_agent(Agent(dataclasses.replace(self.config, model=widths), self.spec))
         self.agent.load_state(below("agent", tensors))
         self.actor.load_state(below("actor", tensors))
         self.replay.load_state({name: value.numpy() for name, value in below("replay", tensors).items()})
@@ -410,7 +410,7 @@ class Trainer:
             return "the running episodes were played again and agree"
         self.returns[astray], self.lengths[astray] = 0.0, 0
         self.replay.cut(astray)
-        self.observations = self.envs.begin(astray)
+        self.observations = self.envs.start(astray)
         self._reset_actor(astray)
         return f"{astray.sum()} running episode(s) could not be played again exactly and start anew"
 

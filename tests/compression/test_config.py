@@ -10,7 +10,7 @@ from compression.groups import Groups
 from compression.tdmpc_groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
-SPAN = {"begin": 100, "length": 1100}
+SPAN = {"first_update": 100, "length": 1100}
 
 
 @pytest.fixture

@@ -245,16 +245,16 @@ def test_a_useless_agent_is_judged_useless(tmp_path: Path) -> None:
 
 
 def test_observing_sees_every_update(make_agent: MakeAgent, make_batch: Callable, tmp_path: Path) -> None:
-    """Each update of a followed agent, before and after a cut, is one observation of all of its groups."""
+    """Each update of an attached agent, before and after a cut, is one observation of all of its groups."""
     agent = make_agent(terminates=True)
     pruner = AgentPruner(PRUNE, agent.config.model, tmp_path)
-    pruner.follow(agent)
+    pruner.attach(agent)
     agent.update(make_batch())
     assert pruner.pruner.updates == 1 and (pruner.pruner.decider.statistics.moments["absolute"] > 0).all()
     keep = random_keep(groups_of(agent), {"dynamics.0": 4, "value.1": 3})
     empty = Replay(agent.config.replay, observation_dim=3, action_dim=2, horizon=3)
     smaller = AgentSubject.of(agent, empty, step=0).shrunk(keep).agent()
-    pruner.pruner._adopt(keep, groups_of(smaller))
-    pruner.follow(smaller)
+    pruner.pruner._replace_groups(keep, groups_of(smaller))
+    pruner.attach(smaller)
     smaller.update(make_batch())
     assert pruner.pruner.updates == 2 and len(pruner.pruner.decider.statistics.rate) == groups_of(smaller).total

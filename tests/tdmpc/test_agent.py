@@ -159,7 +159,7 @@ def test_gradients_are_clipped(make_agent: MakeAgent, make_batch: MakeBatch) -> 
     live(agent, [make_batch(scale=10.0)] * 2)
     metrics = agent.update(make_batch(scale=10.0)).metrics
     for name, parameters in (("model", agent.model_parameters), ("policy", agent.policy_parameters)):
-        norm = sum(p.grad.square().sum() for p in parameters if p.grad is not None) ** 0.5
+        norm = sum(p.grad.square().sum() for p in parameters.values() if p.grad is not None) ** 0.5
         assert norm == pytest.approx(1e-3, rel=1e-2)
         assert metrics[f"grad_norm/{name}"] > 2e-3
 

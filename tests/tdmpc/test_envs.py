@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tdmpc import envs
 from tdmpc.env_names import UnsupportedEnvironment, resolve
 from tdmpc.envs import default_action_repeat, describe, make_bare_env, make_env
-from tdmpc.lanes import Environments
+from tdmpc.vector_env import Environments
 from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
 

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from tdmpc import checkpoint, pages, runs
 from tdmpc.agent import Agent
 from tdmpc.config import PerturbConfig, ReplayConfig, TrainConfig, from_json, to_json
-from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer
+from tdmpc.vector_env import Environments
 from tests.tdmpc.conftest import TOY, Toy, open_run, tiny
 from tests.tdmpc.outcomes import Outcome, deadly, differing, last_saved, outcome, rows_of, whole_run
 
