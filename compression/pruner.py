@@ -1,6 +1,6 @@
 """The online pruner: observes gradients, decides, shrinks, guards, and records each event whole.
 
-It knows nothing of what it prunes but the table of its groups, and what a ``subject.Subject`` can do.
+It knows nothing of what it prunes but the table of its groups, and what a ``Prunable`` can do.
 """
 
 import logging
@@ -19,9 +19,9 @@ from compression.groups import Budget, Groups, Keep, all_units
 from compression.importance import CriterionName
 from compression.levels import levels
 from compression.observer import Observer
+from compression.prunable import Judgement, Prunable
 from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, snapshot_axis
 from compression.shrink import composed
-from compression.subject import Judgement, Subject
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ ALL = "all/"
 WATCHED_EVERY = 8
 """Updates for each one at which all criteria look, where one looks at every update: so they cost little."""
 
-S = TypeVar("S", bound=Subject)
+S = TypeVar("S", bound=Prunable)
 
 
 class OnlinePruner:
-    """Prunes one subject over a training run."""
+    """Prunes one model over a training run."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class OnlinePruner:
 
         Args:
             config: ``resolved`` and checked settings.
-            groups: of the subject as it is.
+            groups: of the model as it is.
             folder: where records go.
-            dense: of the subject as it was at first, which targets and limits refer to; as it is when not given.
+            dense: of the model as it was at first, which targets and limits refer to; as it is when not given.
             seed: of the random criterion.
-            device: where the subject is, and so its gradients and what they say.
+            device: where the model is, and so its gradients and what they say.
         """
         self.config, self.seed, self.device = config, seed, device
         self.dense = dense or groups
@@ -132,43 +132,43 @@ class OnlinePruner:
         known = all(observer.knows for observer in self.observers.values())
         return known and (self.schedule.events_by(step) > self.events or step // every > self.snapshot_at // every)
 
-    def advance(self, subject: S, *, step: int) -> S:
+    def advance(self, model: S, *, step: int) -> S:
         """Do what is due at a step of the training loop, between two updates.
 
         Returns:
-            The subject to go on with: a smaller one, or the same when no event was due or its cut was undone.
+            The model to go on with: a smaller one, or the same when no event was due or its cut was undone.
         """
         if not self.due(step):
-            return subject
+            return model
         events = self.schedule.events_by(step)
-        scores = self.scores(subject, draw=events, step=step)
-        self._snapshot(subject, scores, step)
+        scores = self.scores(model, draw=events, step=step)
+        self._snapshot(model, scores, step)
         if events > self.events:
             self.events = events
-            subject = self._event(subject, scores, step)
-        return subject
+            model = self._event(model, scores, step)
+        return model
 
-    def scores(self, subject: Subject, *, draw: int, step: int) -> dict[str, Tensor]:
+    def scores(self, model: Prunable, *, draw: int, step: int) -> dict[str, Tensor]:
         """The importance ``[E W]`` of every group by the criterion, by axis.
 
         Args:
-            subject: whose weights count.
+            model: whose weights count.
             draw: of the random criterion.
             step: when; the weight of history may depend on it.
         """
-        return self._by_all(self.decider, subject, draw=draw, step=step)[self.config.criterion]
+        return self._by_all(self.decider, model, draw=draw, step=step)[self.config.criterion]
 
     def _by_all(
-        self, observer: Observer, subject: Subject, *, draw: int, step: int
+        self, observer: Observer, model: Prunable, *, draw: int, step: int
     ) -> dict[CriterionName, dict[str, Tensor]]:
         return observer.scores(
-            subject.parameters(),
+            model.parameters(),
             torch.Generator().manual_seed(self.seed * SEEDS + draw),
             bound=self.config.bound,
             history=self.schedule.ramp(step) if self.config.history == "cosine" else 0.5,
         )
 
-    def _event(self, subject: S, scores: Mapping[str, Tensor], step: int) -> S:
+    def _event(self, model: S, scores: Mapping[str, Tensor], step: int) -> S:
         started = time.perf_counter()
         rested = [component for component, until in self.resting.items() if self.events <= until]
         goal = self._goal()
@@ -181,14 +181,14 @@ class OnlinePruner:
             limits=self._limits(rested),
         )
         if not keep:
-            return subject
-        smaller = self._cut(subject, keep)
-        judgement = smaller.judge(subject, self.events)
+            return model
+        smaller = self._cut(model, keep)
+        judgement = smaller.judge(model, self.events)
         reason = self._objection(judgement) if self.config.guard else ""
-        blamed = self._blame(subject, keep) if reason else ""
+        blamed = self._blame(model, keep) if reason else ""
         if self.config.moments == "reset":
             smaller = smaller.with_fresh_optimizer()
-        chosen = subject if reason else smaller
+        chosen = model if reason else smaller
         record = {
             **self._heading(step),
             "goal": goal,
@@ -215,8 +215,8 @@ class OnlinePruner:
         log.info("%s", sentence(record))
         return chosen
 
-    def _cut(self, subject: S, keep: Keep) -> S:
-        return (subject.absorbed(keep) if self.config.absorb else subject).shrunk(keep)
+    def _cut(self, model: S, keep: Keep) -> S:
+        return (model.absorbed(keep) if self.config.absorb else model).shrunk(keep)
 
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
@@ -234,12 +234,12 @@ class OnlinePruner:
             return ""
         return f"{name} worse by {worst:.2f}, more than {self.config.tolerance}"
 
-    def _blame(self, subject: Subject, keep: Keep) -> str:
+    def _blame(self, model: Prunable, keep: Keep) -> str:
         """The component whose cut alone does the most harm."""
 
         def harm(component: str) -> float:
             alone = {name: units for name, units in keep.items() if self.groups[name].component == component}
-            worsening = self._cut(subject, alone).judge(subject, self.events).worsening
+            worsening = self._cut(model, alone).judge(model, self.events).worsening
             return max(_or_infinite(value) for value in worsening.values())
 
         components = list(dict.fromkeys(self.groups[name].component for name in keep))
@@ -280,18 +280,18 @@ class OnlinePruner:
     def _costs(self, after: Groups, budget: Budget) -> dict[str, int]:
         return {"dense": self.dense.cost(budget), "before": self.groups.cost(budget), "after": after.cost(budget)}
 
-    def _snapshot(self, subject: Subject, scores: Mapping[str, Tensor], step: int) -> None:
+    def _snapshot(self, model: Prunable, scores: Mapping[str, Tensor], step: int) -> None:
         self.snapshot_at = step
         names = (axis.name for axis in self.groups.axes)
         axes = {name: snapshot_axis(self.units[name], scores[name]) for name in names}
-        self.snapshot = {**self._heading(step), "axes": axes, **self._watched(subject, step)}
+        self.snapshot = {**self._heading(step), "axes": axes, **self._watched(model, step)}
         self.importance.append(self.snapshot)
 
-    def _watched(self, subject: Subject, step: int) -> dict[str, Any]:
+    def _watched(self, model: Prunable, step: int) -> dict[str, Any]:
         if ALL not in self.observers:
             return {}
         watcher = self.observers[ALL]
-        known = self._by_all(watcher, subject, draw=0, step=step)
+        known = self._by_all(watcher, model, draw=0, step=step)
         return {
             "criteria": {name: {axis: rounded(known[name][axis]) for axis in self.units} for name in WATCHED},
             "levels": {name: levels(known[name], watcher.table) for name in WATCHED},
@@ -320,7 +320,7 @@ class OnlinePruner:
         return tensors, meta
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], groups: Groups) -> None:
-        """Go on from a saved state with a subject of these groups; records made after it are dropped."""
+        """Go on from a saved state with a model of these groups; records made after it are dropped."""
         for prefix, observer in self.observers.items():
             known, counted = (
                 {name.removeprefix(prefix): value for name, value in part.items() if name.startswith(prefix)}

@@ -26,10 +26,10 @@ from compression.absorb import Watch, absorbed
 from compression.config import PruneConfig, check, resolved
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.importance import CRITERIA, CriterionName
+from compression.prunable import Judgement
 from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
 from compression.shrink import load_training_state, shrink, training_state
-from compression.subject import Judgement
 from scripts import ranges
 from scripts.csv_tables import write_table
 from scripts.report.comparison import gallery, tradeoff

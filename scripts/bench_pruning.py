@@ -10,7 +10,9 @@ import torch
 from compression.allocation import allocate
 from compression.config import PruneConfig, resolved
 from compression.pruner import OnlinePruner
-from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups, with_widths
+from compression.tdmpc_agent.agent import PrunableAgent
+from compression.tdmpc_agent.groups import agent_groups, with_widths
+from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.agent import Agent
 from tdmpc.config import ReplayConfig, TrainConfig
 from tdmpc.replay import Replay
@@ -53,12 +55,12 @@ class PruningBench:
 
     def event(self) -> None:
         """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
-        subject = AgentSubject.of(self.agent, self.replay, step=0)
+        prunable = PrunableAgent.of(self.agent, self.replay, step=0)
         with tempfile.TemporaryDirectory() as folder:
-            pruner = OnlinePruner(self.settings, subject.groups, Path(folder), device=self.agent.device)
+            pruner = OnlinePruner(self.settings, prunable.groups, Path(folder), device=self.agent.device)
             pruner.decider.statistics = self.hooks.pruner.decider.statistics
-            chosen = pruner.advance(subject, step=200)
-        if chosen is not subject:
+            chosen = pruner.advance(prunable, step=200)
+        if chosen is not prunable:
             chosen.agent()
 
 

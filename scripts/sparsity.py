@@ -15,7 +15,7 @@ from torch import nn
 from tyro.conf import Positional
 
 from compression.error_bounds import Probe, Stage, assess, carry
-from compression.tdmpc_groups import run_all
+from compression.tdmpc_agent.networks import run_all
 from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent

@@ -15,7 +15,8 @@ import tyro
 
 from compression.config import PruneConfig, resolved
 from compression.config import check as check_pruning
-from compression.tdmpc_groups import AgentPruner, agent_groups
+from compression.tdmpc_agent.groups import agent_groups
+from compression.tdmpc_agent.hook import AgentPruner
 from scripts.report.command import write_report
 from tdmpc import checkpoint, compiling, runs
 from tdmpc.agent import device, resolve_precision

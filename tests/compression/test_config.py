@@ -7,7 +7,7 @@ import pytest
 
 from compression.config import PruneConfig, PruneError, check, resolved
 from compression.groups import Groups
-from compression.tdmpc_groups import agent_groups
+from compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
 SPAN = {"first_update": 100, "length": 1100}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compression.groups import Axis, Groups, Slice
-from compression.tdmpc_groups import agent_groups, with_widths
+from compression.tdmpc_agent.groups import agent_groups, with_widths
 from tdmpc.planner import planning_macs
 from tdmpc.world_model import WorldModel, parameter_shapes
 from tests.tdmpc.conftest import MODEL, PLANNER
