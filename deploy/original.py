@@ -17,8 +17,8 @@ from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 
 COMPARED = 100

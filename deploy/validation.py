@@ -25,7 +25,7 @@ from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.guard import DIVERGED
 from tdmpc.planner import PlanNoise
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 from tdmpc.vector_env import episode_seed
 
 log = logging.getLogger(__name__)

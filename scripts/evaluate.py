@@ -15,7 +15,7 @@ from scripts import ranges
 from tdmpc import runs
 from tdmpc.config import ConfigError, check, check_delay
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 from tdmpc.video import write_video
 
 BUDGET = ("samples", "iterations", "elites", "horizon")

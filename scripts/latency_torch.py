@@ -11,7 +11,7 @@ from deploy.timing import Timed
 from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
 from tdmpc.planner import planning_macs
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 
 
 def timed_agent(run: Path, *, threads: int, precision: Precision | None = None, horizon: int | None = None) -> Timed:

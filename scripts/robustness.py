@@ -22,7 +22,7 @@ from tdmpc.config import ConfigError, PerturbConfig, check_delay
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 
 log = logging.getLogger("tdmpc")
 

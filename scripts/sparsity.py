@@ -22,8 +22,8 @@ from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import Batch
-from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 
 COLUMNS = (

@@ -29,8 +29,9 @@ from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import PRESETS, PresetName, is_large, preset
 from tdmpc.pruner import NoPruning
+from tdmpc.rows import evaluation_row
 from tdmpc.spec import EnvOptions, EnvSpec
-from tdmpc.trainer import Trainer, evaluation_row
+from tdmpc.trainer import Trainer
 from tdmpc.video import write_video
 from tdmpc.wandb_sink import WandbMode, WandbSink
 

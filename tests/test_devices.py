@@ -17,8 +17,9 @@ from deploy.original import ExportConfig
 from tdmpc.agent import Agent
 from tdmpc.config import TrainConfig
 from tdmpc.evaluation import evaluate
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import Interrupted, Trainer, load_agent
+from tdmpc.trainer import Interrupted, Trainer
 from tests import stand_in
 from tests.compression.tdmpc_agent.test_hook import PRUNE, Pruned, records
 from tests.tdmpc.conftest import close_runs, make_config, make_spec, open_run, tiny  # noqa: F401 - fixtures

@@ -24,8 +24,9 @@ from tdmpc.config import Linear, TrainConfig, from_json, to_json
 from tdmpc.evaluation import evaluate
 from tdmpc.metrics import Sink, read_rows
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import Interrupted, Trainer, load_agent
+from tdmpc.trainer import Interrupted, Trainer
 from tests.compression.conftest import MakeAgent, groups_of, random_keep
 from tests.tdmpc.conftest import SMALL, open_run, tiny
 from tests.tdmpc.outcomes import Outcome, differing, outcome
