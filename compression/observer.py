@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression.config import PruneConfig
 from compression.groups import Groups, Keep
 from compression.importance import (
     BY_GROUP,
@@ -23,6 +24,12 @@ from compression.importance import (
     observed,
     sums_of,
 )
+
+WATCHED: tuple[CriterionName, ...] = ("gradient", "fisher", "bayesian", "taylor", "l1", "l2", "pq")
+"""What is recorded of every group where all criteria are watched."""
+ALL = "all/"
+WATCHED_EVERY = 8
+"""All criteria look at every eighth of the updates that one looks at: so they cost little."""
 
 
 class Observer:
@@ -112,3 +119,25 @@ class Observer:
         }
         self.statistics = Statistics(moments, shape=meta["shape"], weight=meta["weight"], **by_group)
         self._set_groups(groups)
+
+
+def observers(config: PruneConfig, groups: Groups, device: torch.device | str = "cpu") -> dict[str, Observer]:
+    """Who decides, and who watches all criteria; by what stands before their names in a checkpoint.
+
+    Each remembers as many updates as the other, however seldom it looks.
+    """
+
+    def observer(*criteria: CriterionName, every: int = 1) -> Observer:
+        return Observer(
+            groups,
+            criteria,
+            every=every * config.observe_every,
+            smoothing=config.smoothing**every,
+            forgetting=config.forgetting**every,
+            parts=every > 1 or config.allocation == "importance",
+            device=device,
+        )
+
+    decides = {"": observer(config.criterion)} if config.target or not config.observe else {}
+    watches = {ALL: observer(config.criterion, *WATCHED, every=WATCHED_EVERY)} if config.observe else {}
+    return decides | watches

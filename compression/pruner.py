@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,23 +17,18 @@ from torch import Tensor
 from compression.allocation import Limits, allocate
 from compression.config import PruneConfig
 from compression.groups import Budget, Groups, Keep, all_units
+from compression.guard import blamed, objection
 from compression.importance import CriterionName
 from compression.levels import levels
-from compression.observer import Observer
+from compression.observer import ALL, WATCHED, Observer, observers
 from compression.prunable import Judgement, Prunable
-from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, snapshot_axis
+from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence, snapshot_axis
 from compression.shrink import composed
 
 log = logging.getLogger(__name__)
 
 SEEDS = 1_000_003
 """Seeds of the random criterion lie this far apart for two runs: one more for each event."""
-WATCHED: tuple[CriterionName, ...] = ("gradient", "fisher", "bayesian", "taylor", "l1", "l2", "pq")
-"""What is recorded of every group where all criteria are watched."""
-ALL = "all/"
-WATCHED_EVERY = 8
-"""Updates for each one at which all criteria look, where one looks at every update: so they cost little."""
-
 S = TypeVar("S", bound=Prunable)
 
 
@@ -59,7 +55,7 @@ class OnlinePruner:
             seed: of the random criterion.
             device: where the model is, and so its gradients and what they say.
         """
-        self.config, self.seed, self.device = config, seed, device
+        self.config, self.seed = config, seed
         self.dense = dense or groups
         self.schedule, self.limits = config.timetable, config.limits(self.dense)
         self.journal, self.importance = Journal(folder / EVENTS), Journal(folder / IMPORTANCE)
@@ -75,33 +71,13 @@ class OnlinePruner:
         self.snapshot_at = 0
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
         """The number that each unit had when pruning began."""
-        self.observers = {
-            **({"": self._observer(groups, (config.criterion,))} if config.target or not config.observe else {}),
-            **(
-                {ALL: self._observer(groups, (config.criterion, *WATCHED), every=WATCHED_EVERY)}
-                if config.observe
-                else {}
-            ),
-        }
-        """Who decides, and who watches all criteria; by what stands before their names in a checkpoint."""
+        self.observers = observers(config, groups, device)
         self._set_groups(groups)
 
     @property
     def decider(self) -> Observer:
         """The observer by whose criterion units go."""
         return next(iter(self.observers.values()))
-
-    def _observer(self, groups: Groups, criteria: tuple[CriterionName, ...], *, every: int = 1) -> Observer:
-        """One that remembers as many updates as any other, however seldom it looks."""
-        return Observer(
-            groups,
-            criteria,
-            every=every * self.config.observe_every,
-            smoothing=self.config.smoothing**every,
-            forgetting=self.config.forgetting**every,
-            parts=every > 1 or self.config.allocation == "importance",
-            device=self.device,
-        )
 
     def _set_groups(self, groups: Groups) -> None:
         self.groups = groups
@@ -184,8 +160,8 @@ class OnlinePruner:
             return model
         smaller = self._cut(model, keep)
         judgement = smaller.judge(model, self.events)
-        reason = self._objection(judgement) if self.config.guard else ""
-        blamed = self._blame(model, keep) if reason else ""
+        reason = objection(judgement, self.config.tolerance) if self.config.guard else ""
+        to_blame = blamed(keep, self.groups, partial(self._judged, model)) if reason else ""
         if self.config.moments == "reset":
             smaller = smaller.with_fresh_optimizer()
         chosen = model if reason else smaller
@@ -194,7 +170,7 @@ class OnlinePruner:
             "goal": goal,
             "decision": "undone" if reason else "kept",
             "reason": reason,
-            "blamed": blamed,
+            "blamed": to_blame,
             "rested": rested,
             "axes": {
                 name: axis_record(self.groups[name], self.units[name], stay, scores[name])
@@ -206,7 +182,7 @@ class OnlinePruner:
             "cost": {budget: self._costs(chosen.groups, budget) for budget in ("macs", "parameters")},
         }
         if reason:
-            self.resting[blamed], self.boldness = self.events + self.config.rest, self.boldness / 2
+            self.resting[to_blame], self.boldness = self.events + self.config.rest, self.boldness / 2
         else:
             self.boldness = min(2 * self.boldness, 1.0)
             self._replace_groups(keep, smaller.groups)
@@ -218,32 +194,20 @@ class OnlinePruner:
     def _cut(self, model: S, keep: Keep) -> S:
         return (model.absorbed(keep) if self.config.absorb else model).shrunk(keep)
 
+    def _judged(self, model: Prunable, keep: Keep) -> Judgement:
+        return self._cut(model, keep).judge(model, self.events)
+
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
-        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
-        return min(self.schedule.removed(self.events), self.schedule.most(left, self.boldness))
+        most = self.schedule.most(self._left(self.config.budget), self.boldness)
+        return min(self.schedule.removed(self.events), most)
+
+    def _left(self, budget: Budget) -> float:
+        return self.groups.cost(budget) / self.dense.cost(budget)
 
     def _limits(self, rested: Iterable[str]) -> Limits:
         resting = {axis.name: axis.size for axis in self.groups.axes if axis.component in rested}
         return replace(self.limits, floors={**self.limits.floors, **resting})
-
-    def _objection(self, judgement: Judgement) -> str:
-        """Why an event is not to stand, in words; empty where it may."""
-        name, worst = max(judgement.worsening.items(), key=lambda item: _or_infinite(item[1]))
-        if worst <= self.config.tolerance:
-            return ""
-        return f"{name} worse by {worst:.2f}, more than {self.config.tolerance}"
-
-    def _blame(self, model: Prunable, keep: Keep) -> str:
-        """The component whose cut alone does the most harm."""
-
-        def harm(component: str) -> float:
-            alone = {name: units for name, units in keep.items() if self.groups[name].component == component}
-            worsening = self._cut(model, alone).judge(model, self.events).worsening
-            return max(_or_infinite(value) for value in worsening.values())
-
-        components = list(dict.fromkeys(self.groups[name].component for name in keep))
-        return max(components, key=harm) if len(components) > 1 else components[0]
 
     def _replace_groups(self, keep: Keep, groups: Groups) -> None:
         for observer in self.observers.values():
@@ -253,7 +217,7 @@ class OnlinePruner:
 
     def shortfall(self) -> str:
         """What is missing from the target, in a sentence; empty where it is reached."""
-        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
+        left = self._left(self.config.budget)
         if left <= 1 - self.config.target:
             return ""
         return (
@@ -268,7 +232,7 @@ class OnlinePruner:
         """What is left, for the rows of metrics."""
         return {
             "prune/events": self.journal.lines,
-            **{f"prune/{b}_left": self.groups.cost(b) / self.dense.cost(b) for b in ("macs", "parameters")},
+            **{f"prune/{b}_left": self._left(b) for b in ("macs", "parameters")},
             **{f"width/{name}": width for name, width in self.groups.widths.items()},
         }
 
@@ -333,17 +297,3 @@ class OnlinePruner:
         self.journal.resume(meta["event_lines"])
         self.importance.resume(meta["importance_lines"])
         self._set_groups(groups)
-
-
-def _or_infinite(value: float) -> float:
-    """A number that is none is the worst of all."""
-    return value if value == value else float("inf")
-
-
-def sentence(record: Mapping[str, Any]) -> str:
-    """An event for the eye."""
-    cost = record["cost"][record["budget"]]
-    cut = ", ".join(f"{name} {axis['before']} -> {axis['after']}" for name, axis in record["axes"].items())
-    outcome = f"undone ({record['reason']}; {record['blamed']} rests)" if record["reason"] else "kept"
-    left = f"{cost['after'] / cost['dense']:.1%} of the {record['budget']} left"
-    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left}"

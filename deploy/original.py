@@ -14,7 +14,8 @@ from deploy.bundle import Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
-from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check
+from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
+from tdmpc.config_checks import check
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent

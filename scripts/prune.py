@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from compression.config import PruneConfig, PruneError
 from scripts.evaluate import show
-from scripts.train import TrackArgs, TrainArgs, go_on, with_pruning
+from scripts.train import go_on
+from scripts.train_args import TrackArgs, TrainArgs, with_pruning
 from tdmpc import checkpoint, runs
 from tdmpc.checkpoint import CheckpointError
 from tdmpc.config import ModelConfig, from_json

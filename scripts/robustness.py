@@ -18,7 +18,8 @@ from tyro.conf import Positional
 from scripts import ranges
 from scripts.report.style import colours, legend, panels, save, styled
 from tdmpc.agent import Agent
-from tdmpc.config import ConfigError, PerturbConfig, check_delay
+from tdmpc.config import ConfigError, PerturbConfig
+from tdmpc.config_checks import check_delay
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole

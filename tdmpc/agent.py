@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tdmpc import compiling
 from tdmpc.checkpoint import below, prefixed
 from tdmpc.compiling import Function
-from tdmpc.config import ConfigError, Precision, TrainConfig
+from tdmpc.config import TrainConfig
+from tdmpc.device import find_device, resolve_precision
 from tdmpc.losses import model_loss, policy_loss, targets
 from tdmpc.normalization import ObservationMoments, RewardMagnitudes
 from tdmpc.planner import imagine, propose
@@ -41,7 +42,7 @@ class Agent:
     def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
         self.config = config = _with_first_width(config)
         self.spec = spec
-        self.device = device(config.device)
+        self.device = find_device(config.device)
         self.precision = resolve_precision(config, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -268,10 +269,6 @@ def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-WIDE = 256
-"""Units of a layer from which bfloat16 is quicker without compilation, too."""
-
-
 def _unwatched(parameters: Parameters) -> None:
     """Nobody looks at the gradients."""
 
@@ -280,34 +277,3 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Go on with a stream of random numbers; one of another kind of device cannot be, and a new one starts."""
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
-
-
-def device(name: str) -> torch.device:
-    """The device of this name, for example ``cpu`` or ``cuda:1``.
-
-    Raises:
-        ConfigError: there is none on this machine.
-    """
-    try:
-        found = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used on this machine: {reason}") from error
-    if found.type == "meta":
-        raise ConfigError("--device meta holds no numbers: choose cpu, or cuda where there is a GPU")
-    return found
-
-
-def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:
-    """The precision that ``auto`` stands for: bfloat16 where this machine multiplies it natively and layers are wide.
-
-    Narrow layers gain only when they are compiled: else the conversions between precisions cost what products save.
-    """
-    if config.precision != "auto":
-        return config.precision
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    wide = config.compile or max((*config.model.dynamics, *config.model.value)) >= WIDE
-    return "bfloat16" if native and wide else "float32"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from scripts.csv_tables import write_table
-from scripts.suite import SUMMARY, carry_out, summary_row
+from scripts.suite import SUMMARY, summary_row
 from scripts.suite_spec import Run
+from scripts.suite_worker import carry_out
 from tdmpc import checkpoint, runs
 from tests.scripts.conftest import SMALL
 from tests.tdmpc.conftest import file_limit

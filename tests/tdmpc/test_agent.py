@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tdmpc.actor import Actor
-from tdmpc.agent import NonFiniteError, resolve_precision
+from tdmpc.agent import NonFiniteError
+from tdmpc.device import resolve_precision
 from tdmpc.presets import preset
 from tdmpc.spec import Batch
 from tests.tdmpc.lives import MakeAgent, MakeBatch, State, copied, differing, identical, live
