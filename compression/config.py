@@ -73,7 +73,7 @@ class PruneConfig:
     observe: bool = False
     """Record every criterion's score of every group in the snapshots, also with target 0, where nothing is cut."""
     observe_every: int = 1
-    """Updates for each one whose gradients are looked at."""
+    """Observe the gradients of every n-th update."""
     snapshot_every: int | None = None
     """Environment steps between two records of every unit's importance; a fiftieth of the run when not given."""
 

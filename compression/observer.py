@@ -51,7 +51,7 @@ class Observer:
         Args:
             groups: of what is trained.
             criteria: that are to be known.
-            every: updates for each one that is looked at.
+            every: look at every n-th update.
             smoothing: share of the past in the averages, for each look.
             forgetting: share of the past in the posterior, for each look.
             parts: whether shared axes are also observed component by component (``Groups.with_parts``).
