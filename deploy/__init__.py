@@ -1,13 +1,13 @@
 """From a trained agent to a controller that needs neither PyTorch nor this project's training half.
 
-On a robot, ``controller`` acts, and ``anytime`` lets it keep deadlines. ``faults`` reads sensors. ``bundle`` reads
+On a robot, ``controller`` acts, and ``planning`` says when plans are made. ``faults`` reads sensors. ``bundle`` reads
 files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs against it. ``backends`` runs graphs,
 ``realtime`` asks the system for cores and priority. ``timing`` measures, ``percentiles`` says what follows.
 
 Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself.
 ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
 compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
-``validation`` plays a bundle beside its agent. Import these by their names: ``deploy.export``.
+``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names: ``deploy.export``.
 """
 
 from deploy.backends import Runtime

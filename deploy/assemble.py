@@ -38,10 +38,16 @@ def export_graphs(original: Original, opset: int) -> Graphs:
     quick, sensors = original._replace(model=in_rows(in_tiles(model, spec))), original.sensors
     proposals = config.policy_trajectories
     plan, proposed = (config.horizon, spec.action_dim), (config.horizon, proposals, spec.action_dim)
-    state = dict(zip(Start._fields, ((model.config.latent,), proposed, (proposals,), plan, plan), strict=True))
-    noise = (config.horizon, config.samples, spec.action_dim)
-    start = _exported(StartGraph(quick), sensors, {"previous_mean": plan, "noise_policy": proposed}, opset)
-    refine = _exported(RefineGraph(quick), {}, {**state, "noise": noise}, opset)
+    latent, actions = (model.config.latent,), (spec.action_dim,)
+    given: bundle.Shapes = {"previous_mean": plan, "noise_policy": proposed}
+    state: bundle.Shapes = dict(zip(Start._fields, (latent, proposed, (proposals,), plan, plan), strict=False))
+    state["noise"] = (config.horizon, config.samples, *actions)
+    if original.settings.takes_committed:
+        given[bundle.COMMITTED] = (original.settings.delay + 1, *actions)
+    if config.max_change is not None:
+        state["before"] = actions
+    start = _exported(StartGraph(quick), sensors, given, opset)
+    refine = _exported(RefineGraph(quick), {}, state, opset)
     return {
         bundle.START: start,
         bundle.REFINE: refine,
@@ -61,7 +67,7 @@ def _exported(module: BundleGraph, sensors: bundle.Shapes, others: bundle.Shapes
             (*grouped, *example),
             dynamo=True,
             input_names=[*sensors, *others],
-            output_names=[*module.outputs],
+            output_names=[*module.names],
             opset_version=opset,
             optimize=False,
             verbose=False,

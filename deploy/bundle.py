@@ -16,14 +16,16 @@ import numpy as np
 
 from deploy import schema
 
-FORMAT_VERSION = 2
-"""1 has ``fp32`` for ``float32``, and no ``as_run``; it is read too."""
+FORMAT_VERSION = 3
+"""2 knows no delay and no limit of change, 1 has ``fp32`` for ``float32`` and no ``as_run``; both are read too."""
 MANIFEST = "manifest.json"
 PLANNER = "planner.onnx"
 START = "start.onnx"
 REFINE = "refine.onnx"
 POLICY = "policy.onnx"
 GOLDEN = "golden.bin"
+COMMITTED = "committed"
+"""Graph input, ``Float32[D+1 A]`` in [-1, 1]: the action before the observation, and those until the plan begins."""
 SINGLE_PRECISION = 1e-4
 """How far rounding may move a golden action where the bundle does not say, in half widths of the range."""
 DECISION = ("action", "new_mean", "value")
@@ -60,6 +62,10 @@ class Bundle:
     high: np.ndarray
     horizon: int
     iterations: int
+    delay: int
+    """Decisions between an observation and the action that is planned from it."""
+    max_change: float | None
+    """Of an action from the one before it, in half widths of the actuators' range; None is any."""
     noise_shapes: Shapes
     """Standard normal draws of a plan, by graph input; none where the noise is baked in."""
 
@@ -67,6 +73,11 @@ class Bundle:
     def action_dim(self) -> int:
         """Number of actuators."""
         return len(self.low)
+
+    @property
+    def takes_committed(self) -> bool:
+        """Whether a plan depends on actions that were decided before."""
+        return self.delay > 0 or self.max_change is not None
 
     @property
     def control_period_ms(self) -> float | None:
@@ -97,9 +108,14 @@ class Bundle:
         policy, samples = (self.noise_shapes.get(name, ()) for name in ("noise_policy", "noise_samples"))
         state: Shapes = {"mean": plan, "std": plan}
         planned: Shapes = {**action, "new_mean": plan, "value": ()}
+        known: Shapes = {**readings, "previous_mean": plan}
+        if self.takes_committed:
+            known[COMMITTED] = (self.delay + 1, self.action_dim)
+        if self.max_change is not None:
+            state["before"] = (self.action_dim,)
         return {
-            PLANNER: ({**readings, "previous_mean": plan, **self.noise_shapes}, planned),
-            START: ({**readings, "previous_mean": plan, "noise_policy": policy}, state),
+            PLANNER: ({**known, **self.noise_shapes}, planned),
+            START: ({**known, "noise_policy": policy}, state),
             REFINE: ({**state, "noise": samples[1:]}, {**planned, "new_std": plan}),
             POLICY: (readings, action),
         }[name]
@@ -216,6 +232,8 @@ def _parse(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
         high=np.array(action["high"], np.float32),
         horizon=planner["horizon"],
         iterations=planner["iterations"],
+        delay=manifest["environment"].get("delay", 0),
+        max_change=planner.get("max_change"),
         noise_shapes={name: tuple(shape) for name, shape in manifest["noise"]["inputs"].items()},
     )
 
@@ -230,3 +248,9 @@ def actuate(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     """What the actuators take for an action in [-1, 1]; the graphs compute the same."""
     scaled = (high + low) / 2 + (high - low) / 2 * action
     return np.clip(scaled, low, high)
+
+
+def deactuate(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The action in [-1, 1] for what the actuators take; 0 where there is no range."""
+    half = (high - low) / 2
+    return np.divide(action - (high + low) / 2, half, out=np.zeros_like(action), where=half > 0)

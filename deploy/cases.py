@@ -18,6 +18,7 @@ class Cases(NamedTuple):
     previous: Float[Tensor, "S H B A"]
     """What the agent had planned one decision before."""
     noise: list[PlanNoise]
+    committed: Float[Tensor, "S D+1 B A"]
     plans: list[Plan]
 
 
@@ -36,39 +37,46 @@ def plan_cases(
     batch, config = observations.shape[1], original.settings.planner
     generator, action_dim = torch.Generator().manual_seed(seed), original.spec.action_dim
     previous, noises, plans = [torch.zeros(config.horizon, batch, action_dim)], [], []
+    committed = [torch.zeros(original.settings.delay + 1, batch, action_dim)]
     for observation in observations:
         drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=batch, action_dim=action_dim)
         if noise is not None:
             drawn = PlanNoise(*(one.unsqueeze(-3).expand_as(each) for one, each in zip(noise, drawn, strict=True)))
         noises.append(drawn)
-        plans.append(original.plan(observation, previous[-1], drawn))
+        plans.append(original.plan(observation, previous[-1], drawn, committed[-1]))
         previous.append(plans[-1].mean)
-    return Cases(observations, torch.stack(previous[:-1]), noises, plans)
+        committed.append(torch.cat([committed[-1][1:], plans[-1].mean[:1]]))
+    return Cases(observations, torch.stack(previous[:-1]), noises, torch.stack(committed[:-1]), plans)
 
 
 @torch.no_grad()
 def corner_cases(original: Original, observations: Float[Tensor, "B O"], *, seed: int) -> Cases:
     """Plans that reach the planner's bounds, which ordinary plans may never touch.
 
-    First: sensors far outside of their range, and draws ten times as large. Then: candidates that all are the policy's
-    own plan, so that their deviation is the least that is allowed.
+    All begin behind actions at random. First: sensors far outside of their range, and draws ten times as large.
+    Then: candidates that all are the policy's own plan, so that their deviation is the least that is allowed.
     """
     model, settings, spec = original
     config, batch = settings.planner, len(observations)
     generator = torch.Generator().manual_seed(seed)
     drawn = draw_noise(generator, config=config, horizon=config.horizon, batch=batch, action_dim=spec.action_dim)
     quiet = torch.zeros(config.horizon, batch, 1, spec.action_dim)
-    own = original.propose(model.encode(observations), quiet).actions
+    committed = 2 * torch.rand(settings.delay + 1, batch, spec.action_dim, generator=generator) - 1
+    own = original.propose(original.start(observations, committed), quiet, committed[-1]).actions
     alike = PlanNoise(*map(torch.zeros_like, drawn))
     alike.samples[0] = own / config.max_std
     noises = [PlanNoise(10 * drawn.samples, 10 * drawn.policy), alike]
     far = observations + (2 * OBSERVATION_CLIP if model.config.normalize_observations else 0) * model.observation_std
     seen, nothing = [far, observations], torch.zeros(config.horizon, batch, spec.action_dim)
-    plans = [original.plan(observation, nothing, noise) for observation, noise in zip(seen, noises, strict=True)]
-    return Cases(torch.stack(seen), torch.stack([nothing, nothing]), noises, plans)
+    plans = [
+        original.plan(observation, nothing, noise, committed) for observation, noise in zip(seen, noises, strict=True)
+    ]
+    return Cases(torch.stack(seen), torch.stack([nothing] * 2), noises, torch.stack([committed] * 2), plans)
 
 
 def case(cases: Cases, step: int, window: int) -> Inputs:
     """The inputs of one plan."""
     noise = PlanNoise(cases.noise[step].samples[:, :, window], cases.noise[step].policy[:, window])
-    return cases.observations[step, window], cases.previous[step, :, window], noise
+    return Inputs(
+        cases.observations[step, window], cases.previous[step, :, window], noise, cases.committed[step, :, window]
+    )

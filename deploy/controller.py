@@ -9,17 +9,19 @@ What the sensors give goes in, what the actuators take comes out: finite and wit
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from deploy import bundle, contract, faults, realtime
-from deploy.anytime import Anytime
+from deploy import bundle, contract, faults, planning, realtime
 from deploy.backends import Graph, Runtime
-from deploy.bundle import Arrays, Bundle, BundleError
+from deploy.bundle import Arrays, Bundle, BundleError, actuate
 from deploy.faults import ControlFault, Fault, FaultPolicy
+from deploy.planning import Ahead, Anytime, AtOnce, Made, Planning
 
 
 @dataclass
@@ -34,27 +36,22 @@ class Counters:
     faults: dict[Fault, int] = field(default_factory=lambda: dict.fromkeys(Fault, 0))
 
 
-class _Planned(NamedTuple):
-    """A plan and the number of the decision that it was made for."""
-
-    decision: int
-    mean: np.ndarray
-
-    def ahead(self, decision: int) -> np.ndarray:
-        """What of it is left: ``Float32[h A]`` from this decision on."""
-        return self.mean[decision - self.decision :]
-
-
 class Controller:
     """Plans one decision after the other from the observations of a robot.
 
-    ``act`` answers with a new plan's first action. Where a plan is late the one before is followed further; where
-    there is nothing to plan from, or no plan left to follow, the fault policy ``on_fault`` decides:
+    A bundle for a delay of ``D`` decisions plans, at decision ``t``, what is applied at ``t + D``, and begins at the
+    latent to which the actions that are pending lead. ``act`` returns what is due at ``t``. The first ``D`` actions of
+    an episode are the middle of the actuators' range.
+
+    Where a plan is late the one before is followed further; where there is nothing to plan from, or no plan left to
+    follow, the fault policy ``on_fault`` decides:
 
     - ``hold``: the last action again; before there was one, as ``zero``
     - ``zero``: nought in the actuators' units, or the bound nearest to it
     - ``prior``: the policy's action for the last good observation; before there was one, as ``hold``
     - ``raise``: ``ControlFault``
+
+    A bundle with a limit on the change of an action (``max_change``) never has it exceeded, by no fault policy either.
     """
 
     def __init__(
@@ -64,8 +61,10 @@ class Controller:
         *,
         on_fault: FaultPolicy = "hold",
         deadline_ms: float | None = None,
+        pipelined: bool = False,
         max_age_ms: float | None = None,
         priority: int | None = None,
+        executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Control with graphs that are loaded already; ``load`` is the usual way.
@@ -76,8 +75,10 @@ class Controller:
                 controller needs it on a fault.
             on_fault: see the class.
             deadline_ms: answer within this time, with as many planner iterations as fit.
+            pipelined: answer at once, and plan in a thread for what is due later.
             max_age_ms: an observation measured longer ago is a fault.
-            priority: real-time priority of the thread that plans where there is a deadline.
+            priority: real-time priority of the thread that plans where there is a deadline or a pipeline.
+            executor: in which a pipeline plans; a thread of its own when not given.
             clock: seconds; ``measured_at`` is on it.
         """
         self.bundle = described
@@ -87,10 +88,17 @@ class Controller:
         self._graphs = graphs
         self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
-        self._anytime = None
+        self._planning: Planning
         if deadline_ms is not None:
-            self._anytime = Anytime(graphs[bundle.START], graphs[bundle.REFINE], priority=priority, clock=clock)
+            parts = graphs[bundle.START], graphs[bundle.REFINE]
+            self._planning = Anytime(*parts, executor=executor or planning.thread(priority), clock=clock)
+        elif pipelined:
+            executor = executor or planning.thread(priority)
+            self._planning = Ahead(graphs[bundle.PLANNER], iterations=described.iterations, executor=executor)
+        else:
+            self._planning = AtOnce(graphs[bundle.PLANNER], iterations=described.iterations)
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
+        self._middle = actuate(np.zeros_like(described.low), described.low, described.high)
         self._decision = 0
         self.reset(seed=0)
 
@@ -102,6 +110,7 @@ class Controller:
         *,
         on_fault: FaultPolicy = "hold",
         deadline_ms: float | None = None,
+        pipelined: bool = False,
         max_age_ms: float | None = None,
     ) -> "Controller":
         """Load a bundle, and run it once, so that the first decision is as quick as the others.
@@ -112,24 +121,28 @@ class Controller:
             on_fault: what to do where nothing can be planned.
             deadline_ms: answer within this time, with as many planner iterations as fit; always all of them, however
                 long they take, when not given.
+            pipelined: answer at once with the action that is due, and plan in a thread for the one that is due as many
+                decisions later as the bundle's delay says.
             max_age_ms: an observation measured longer ago is a fault; the control period when not given.
 
         Raises:
-            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines; its
-                manifest describes other graphs.
+            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines or in
+                a pipeline; its manifest describes other graphs.
             ImportError: the backend is not installed.
         """
         if deadline_ms is not None and deadline_ms <= 0:
             raise BundleError(f"deadline_ms must be positive, got {deadline_ms}")
         runtime = runtime or Runtime()
         described = bundle.read(folder)
+        if pipelined:
+            _check_pipeline(described, deadline_ms)
         names = [bundle.PLANNER] if deadline_ms is None else [bundle.START, bundle.REFINE]
         names += [bundle.POLICY] if on_fault == "prior" else []
-        planning = runtime
-        if deadline_ms is not None and runtime.priority is not None:
-            # One below: who waits for the deadline is woken in time even where all share a single core.
-            planning = replace(runtime, priority=runtime.priority - 1)
-        graphs = {name: contract.load(described, name, planning) for name in names}
+        threaded = runtime
+        if (deadline_ms is not None or pipelined) and runtime.priority is not None:
+            # One below: who answers is woken in time even where all share a single core.
+            threaded = replace(runtime, priority=runtime.priority - 1)
+        graphs = {name: contract.load(described, name, threaded) for name in names}
         realtime.prioritise(runtime.priority)
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
@@ -138,23 +151,30 @@ class Controller:
             *(described, graphs),
             on_fault=on_fault,
             deadline_ms=deadline_ms,
+            pipelined=pipelined,
             max_age_ms=max_age_ms,
-            priority=planning.priority,
+            priority=threaded.priority,
         )
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode: forget plan and action. With a seed, the noise starts again from there."""
+        """Begin an episode: forget plans and actions. With a seed, the noise starts again from there.
+
+        A plan that is still being made is not waited for; it is thrown away when it comes.
+        """
         if seed is not None:
             self._random = np.random.default_rng(seed)
-        self._followed = self._decision
-        self._planned: _Planned | None = None
+        self._began = self._decision
+        self._plans: list[Made] = []
         self._readings: Arrays | None = None
         self._action: np.ndarray | None = None
+        first = self._decision + 1
+        self._decided = dict.fromkeys(range(first, first + self.bundle.delay), self._middle)
+        """Actions that no plan gives, by decision, in the actuators' units."""
 
     def act(
         self, observation: Any, *, measured_at: float | None = None, released_at: float | None = None
     ) -> np.ndarray:
-        """The action for an observation, ``Float32[A]`` in the actuators' units.
+        """The action that is due now, ``Float32[A]`` in the actuators' units.
 
         Args:
             observation: as the environment gives it: an array, or a nested mapping or tuple of arrays, whose parts are
@@ -169,21 +189,35 @@ class Controller:
         entered = self._clock()
         self.counters.decisions += 1
         self._decision += 1
+        found: list[ControlFault] = []
+        try:
+            self._take_up()  # a plan that was finished since
+        except ControlFault as fault:
+            found.append(fault)
         try:
             self._check_age(entered, measured_at)
             self._readings = faults.read(observation, self.bundle.sensors)
-            self._action = self._plan(entered if released_at is None else min(entered, released_at))
+            self._plan(entered if released_at is None else min(entered, released_at))
         except ControlFault as fault:
+            found.append(fault)
+            held = self._committed()[-1] if self.bundle.delay else self._action
+            self._decided[self._decision + self.bundle.delay] = self._safe_action(held)
+        try:
+            due = self._due()
+        except ControlFault as fault:
+            found.append(fault)
+            due = self._safe_action(self._action)
+        self._action = self._within_reach(due)
+        for fault in found:
             self.counters.faults[fault.fault] += 1
-            if self._on_fault == "raise":
-                raise
-            self._action = self._safe_action()
+        if found and self._on_fault == "raise":
+            raise found[0]
         return self._action.copy()
 
     @property
     def plan(self) -> np.ndarray | None:
         """The last plan that was ready, ``Float32[H A]`` in [-1, 1]."""
-        return None if self._planned is None else self._planned.mean
+        return self._plans[-1].mean if self._plans else None
 
     @property
     def precision(self) -> str:
@@ -193,8 +227,7 @@ class Controller:
 
     def close(self) -> None:
         """End the planner's thread, if there is one."""
-        if self._anytime is not None:
-            self._anytime.close()
+        self._planning.close()
 
     def _check_age(self, now: float, measured_at: float | None) -> None:
         if measured_at is None or self._max_age_ms is None:
@@ -203,71 +236,99 @@ class Controller:
         if not age_ms <= self._max_age_ms:  # NaN is stale too
             raise ControlFault(Fault.STALE, f"the observation is {age_ms:.1f} ms old, allowed are {self._max_age_ms}")
 
-    def _plan(self, begun: float) -> np.ndarray:
-        """The first action of a new plan, or what an older one has for this decision."""
-        if self._anytime is None:
-            result = self._graphs[bundle.PLANNER](self._inputs() | self._draw())
-            iterations = self.bundle.iterations
-            return self._adopt(self._decision, iterations, result["action"], result["new_mean"], float(result["value"]))
-        return self._plan_until(self._anytime, begun + (self._deadline_ms or 0.0) / 1000)
+    def _plan(self, begun: float) -> None:
+        """Take up what has been planned, and plan for the decision whose action follows those that are pending."""
+        until = begun + (self._deadline_ms or 0.0) / 1000
+        free = self._planning.is_free(until)
+        self._take_up()  # a plan that came late is a better warm start
+        if free:
+            draw = partial(draw_noise, self._random, self._noise)
+            self._planning.plan(self._decision + self.bundle.delay, self._inputs(), draw, until=until)
+            self._take_up()
 
-    def _plan_until(self, anytime: Anytime, until: float) -> np.ndarray:
-        if anytime.is_free(until):
-            self._follow(anytime)  # a plan that came late is a better warm start
-            draws = self._draw()
-            inputs = self._inputs() | {"noise_policy": draws["noise_policy"]}
-            anytime.plan(self._decision, inputs, draws["noise_samples"], until=until)
-        action = self._follow(anytime)
-        if action is not None:
-            return action
-        self.counters.late += 1
-        if self._planned is None or not len(left := self._planned.ahead(self._decision)):
-            raise ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far")
-        return bundle.actuate(left[0], self.bundle.low, self.bundle.high)
-
-    def _follow(self, anytime: Anytime) -> np.ndarray | None:
-        """Take up the latest plan, if it is news; its action, if it is for this decision."""
-        latest = anytime.latest
-        if latest is None or latest.decision <= self._followed:
-            return None
-        self._followed = latest.decision
-        if latest.decision == self._decision:
-            return self._adopt(latest.decision, latest.iterations, latest.action, latest.mean, latest.value)
-        if np.isfinite(latest.mean).all():
-            self._planned = _Planned(latest.decision, latest.mean)
-        return None
-
-    def _adopt(self, decision: int, iterations: int, action: np.ndarray, mean: np.ndarray, value: float) -> np.ndarray:
-        if not (np.isfinite(action).all() and np.isfinite(mean).all()):
+    def _take_up(self) -> None:
+        """Take up the newest plan, if there is one of this episode."""
+        made = self._planning.finished()
+        if made is None or made.decision - self.bundle.delay <= self._began:
+            return
+        if not (np.isfinite(made.action).all() and np.isfinite(made.mean).all()):
+            if made.decision < self._decision:
+                return  # late: nobody waits for it any more
             raise ControlFault(Fault.PLAN, "the plan is not finite: is the observation one that the agent could meet?")
-        self._planned = _Planned(decision, mean)
-        self.counters.iterations += iterations
-        self.value = value
+        self._plans.append(made)
+        if made.decision >= self._decision:
+            self.counters.iterations += made.iterations
+            self.value = made.value
+
+    def _due(self) -> np.ndarray:
+        """What was decided for this decision."""
+        begun = [plan for plan in self._plans if plan.decision <= self._decision]
+        self._plans = self._plans[max(len(begun) - 1, 0) :]  # those before it will not be looked at again
+        action = self._decided_for(self._decision)
+        if self._decision not in self._decided:
+            self.counters.late += not (begun and begun[-1].decision == self._decision)
+        self._decided.pop(self._decision, None)
+        if action is None:
+            raise ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far")
         return action
 
+    def _decided_for(self, decision: int) -> np.ndarray | None:
+        """The action for a decision, as far as it is known."""
+        if decision in self._decided:
+            return self._decided[decision]
+        for plan in reversed(self._plans):
+            if len(left := plan.ahead(decision)):
+                return actuate(left[0], self.bundle.low, self.bundle.high)
+        return None
+
+    def _committed(self) -> list[np.ndarray]:
+        """The action before this decision, and those that are applied until what is decided now is."""
+        actions = [self._middle if self._action is None else self._action]
+        for decision in range(self._decision, self._decision + self.bundle.delay):
+            action = self._decided_for(decision)
+            actions.append(actions[-1] if action is None else action)
+        return actions
+
+    def _within_reach(self, action: np.ndarray) -> np.ndarray:
+        if self.bundle.max_change is None:
+            return action
+        change = self.bundle.max_change * (self.bundle.high - self.bundle.low) / 2
+        before = self._middle if self._action is None else self._action
+        return np.clip(action, before - change, before + change)
+
     def _inputs(self) -> Arrays:
-        """Sensors, and the last plan as the graph wants it: as of the decision before this one."""
+        """Sensors, the last plan as the graph wants it, as of the decision before, and the actions until then."""
         mean = np.zeros((self.bundle.horizon, self.bundle.action_dim), np.float32)
-        if self._planned is not None:
-            left = self._planned.ahead(self._decision - 1)
+        if self._plans:
+            left = self._plans[-1].ahead(self._decision + self.bundle.delay - 1)
             mean[: len(left)] = left
-        return {**(self._readings or {}), "previous_mean": mean}
+        inputs = {**(self._readings or {}), "previous_mean": mean}
+        if self.bundle.takes_committed:
+            inputs[bundle.COMMITTED] = bundle.deactuate(np.stack(self._committed()), self.bundle.low, self.bundle.high)
+        return inputs
 
-    def _draw(self) -> Arrays:
-        draw_noise(self._random, self._noise)
-        return self._noise
-
-    def _safe_action(self) -> np.ndarray:
+    def _safe_action(self, held: np.ndarray | None) -> np.ndarray:
         if self._on_fault == "prior" and self._readings is not None:
             action = self._graphs[bundle.POLICY](self._readings)["action"]
             if np.isfinite(action).all():
                 return action
-        if self._on_fault != "zero" and self._action is not None:
-            return self._action
+        if self._on_fault != "zero" and held is not None:
+            return held
         return np.clip(np.zeros_like(self.bundle.low), self.bundle.low, self.bundle.high)
 
 
-def draw_noise(random: np.random.Generator, noise: Arrays) -> None:
-    """Fill arrays with standard normal draws, in the order in which they are given."""
+def _check_pipeline(described: Bundle, deadline_ms: float | None) -> None:
+    if deadline_ms is not None:
+        raise BundleError("a pipelined controller answers at once: give deadline_ms or pipelined, not both")
+    if not described.delay:
+        raise BundleError(
+            f"{described.folder} plans for the moment of the observation, and a pipeline answers before it plans. "
+            "Export it with --delay 1, or more where a plan takes longer than a control period"
+        )
+
+
+def draw_noise(random: np.random.Generator, noise: Arrays) -> Arrays:
+    """Fill arrays with standard normal draws, in the order in which they are given, and return them."""
     for values in noise.values():
         random.standard_normal(dtype=np.float32, out=values)
+    return noise

@@ -146,7 +146,7 @@ def _draws(original: Original, seed: int) -> PlanNoise:
 def planner_of(path: Path, original: Original) -> Planner:
     """A planner's graph as ``deploy.parity`` sees it."""
     graph = probe.load(path, Runtime())
-    return lambda inputs: probe.trace(graph(original.feed(*inputs)))
+    return lambda inputs: probe.trace(graph(original.feed(inputs)))
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def _calibration(folder: Path, original: Original, cases: Cases) -> dict[str, li
     start, refine = (backends.load(folder / name, Runtime()) for name in (bundle.START, bundle.REFINE))
     starts, refines = [], []
     for step, window in np.ndindex(*cases.observations.shape[:2]):
-        inputs = original.feed(*case(cases, step, window))
+        inputs = original.feed(case(cases, step, window))
         draws = inputs.pop("noise_samples")
         starts.append(inputs)
         state = start(inputs)

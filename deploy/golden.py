@@ -40,7 +40,7 @@ def write_golden(
     places = [divmod(number, cases.observations.shape[1]) for number in firmest]
     plans, allowed = [], []
     for given in (case(cases, *place) for place in places):
-        inputs = {name: value for name, value in original.feed(*given).items() if name in graph.shapes}
+        inputs = {name: value for name, value in original.feed(given).items() if name in graph.shapes}
         plans.append((inputs, graph(inputs)))
         allowed.append(movement(original, given, scale=scale))
     parts = [array for inputs, outputs in plans for array in (*inputs.values(), *map(outputs.get, bundle.DECISION))]
@@ -60,7 +60,7 @@ def movement(original: Original, inputs: Inputs, *, scale: float, seed: int = 0)
 
     The values of all candidates are moved at random, by as much as a graph's may differ, in copies of the plan.
     """
-    observation, previous, noise = inputs
+    observation, previous, noise, committed = inputs
     generator = torch.Generator().manual_seed(seed)
     size = VALUE_TOLERANCE * (scale or 1.0)
 
@@ -77,8 +77,14 @@ def movement(original: Original, inputs: Inputs, *, scale: float, seed: int = 0)
     def expanded(each: Tensor) -> Tensor:
         return each.unsqueeze(-3).expand(*each.shape[:-2], COPIES, -1, -1)
 
-    given = observation.expand(COPIES, -1), previous[:, None].expand(-1, COPIES, -1), PlanNoise(*map(expanded, noise))
-    plans = original.plan(*given, propose=proposed, evaluate=evaluate)
+    plans = original.plan(
+        observation.expand(COPIES, -1),
+        previous[:, None].expand(-1, COPIES, -1),
+        PlanNoise(*map(expanded, noise)),
+        committed[:, None].expand(-1, COPIES, -1),
+        propose=proposed,
+        evaluate=evaluate,
+    )
     action, value = (4 * (each - each.mean(0)).abs().max().item() for each in (plans.mean[0], plans.value))
     units = original.model.reward_scale.item()
     return max(TOLERANCE, action), units * max(size, value)

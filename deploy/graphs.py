@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deploy.original import Original
 from tdmpc.config import ModelConfig
-from tdmpc.planner import Proposals, improve, propose, shift
+from tdmpc.planner import Proposals, ahead, improve, propose, shift, smooth
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -34,6 +34,8 @@ class Start(NamedTuple):
     proposal_values: Float[Tensor, "P"]
     mean: Float[Tensor, "H A"]
     std: Float[Tensor, "H A"]
+    before: Float[Tensor, "A"]
+    """The action just before the plan; only handed on where the change of actions is limited."""
 
 
 class Refined(NamedTuple):
@@ -97,8 +99,8 @@ def tiles(widths: Sequence[int]) -> tuple[int, ...]:
 class BundleGraph(nn.Module):
     """A model with the units of its sensors and actuators."""
 
-    outputs: tuple[str, ...]
-    """Names of what ``forward`` returns."""
+    names: tuple[str, ...]
+    """Of what ``forward`` returns."""
     low: Tensor
     high: Tensor
 
@@ -119,21 +121,34 @@ class BundleGraph(nn.Module):
 class StartGraph(BundleGraph):
     """``start.onnx``: everything that comes before the first iteration."""
 
-    outputs = Start._fields
+    names = Start._fields
 
     def forward(
-        self, sensors: Sensors, previous_mean: Float[Tensor, "H A"], noise_policy: Float[Tensor, "H P A"]
-    ) -> Start:
+        self,
+        sensors: Sensors,
+        previous_mean: Float[Tensor, "H A"],
+        noise_policy: Float[Tensor, "H P A"],
+        committed: Float[Tensor, "D+1 A"] | None = None,
+    ) -> tuple[Tensor, ...]:
         config, z = self.settings.planner, self._latent(sensors)
-        proposals = propose(self.model, z, noise_policy[:, None], config=config, discount=self.settings.discount)
-        mean = shift(previous_mean)
-        return Start(z[0], proposals.actions[:, 0], proposals.values[0], mean, torch.full_like(mean, config.max_std))
+        committed = torch.zeros_like(previous_mean[:1]) if committed is None else committed
+        z, before = ahead(self.model, z, committed[1:, None]), committed[-1]
+        proposals = propose(
+            *(self.model, z, noise_policy[:, None]),
+            config=config,
+            discount=self.settings.discount,
+            before=before[None],
+        )
+        mean = smooth(shift(previous_mean), before, config.max_change)
+        std = torch.full_like(mean, config.max_std)
+        start = Start(z[0], proposals.actions[:, 0], proposals.values[0], mean, std, before)
+        return tuple(start) if config.max_change is not None else start[:-1]
 
 
 class RefineGraph(BundleGraph):
     """``refine.onnx``: one iteration."""
 
-    outputs = Refined._fields
+    names = Refined._fields
 
     def forward(
         self,
@@ -143,6 +158,7 @@ class RefineGraph(BundleGraph):
         mean: Float[Tensor, "H A"],
         std: Float[Tensor, "H A"],
         noise: Float[Tensor, "H N A"],
+        before: Float[Tensor, "A"] | None = None,
     ) -> Refined:
         plan = improve(
             self.model,
@@ -154,6 +170,7 @@ class RefineGraph(BundleGraph):
             config=self.settings.planner,
             discount=self.settings.discount,
             min_std=self.settings.min_std,
+            before=None if before is None else before[None],
         )
         return Refined(
             action=self._actuate(plan.mean[0, 0]),
@@ -166,7 +183,7 @@ class RefineGraph(BundleGraph):
 class PolicyGraph(BundleGraph):
     """``policy.onnx``: the policy prior alone."""
 
-    outputs = ("action",)
+    names = ("action",)
 
     def forward(self, sensors: Sensors) -> Float[Tensor, "A"]:
         return self._actuate(self.model.pi(self._latent(sensors))[0])

@@ -38,7 +38,9 @@ def describe(
             "control_period_ms": spec.control_period_ms,
             "action_repeat": spec.action_repeat,
             "episode_steps": spec.episode_steps,
+            "max_episode_steps": spec.max_episode_steps,
             "terminates": spec.terminates,
+            "delay": settings.delay,
         },
         "observation": _observation(source),
         "action": [

@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import Arrays, BundleError, Shapes
+from deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
-from tdmpc.config_checks import check
+from tdmpc.config_checks import check, check_delay
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent
@@ -25,8 +25,16 @@ from tdmpc.world_model import WorldModel
 COMPARED = 100
 """Replayed observations, at least, on which a bundle is compared with its agent."""
 
-Inputs = tuple[Float[Tensor, "O"], Float[Tensor, "H A"], PlanNoise]
-"""Observation, plan of the decision before, and noise: what one plan is made of."""
+
+class Inputs(NamedTuple):
+    """What one plan is made of."""
+
+    observation: Float[Tensor, "O"]
+    previous: Float[Tensor, "H A"]
+    """The plan of the decision before."""
+    noise: PlanNoise
+    committed: Float[Tensor, "D+1 A"]
+    """The action before the observation, and those that are applied until the plan begins."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,9 @@ class ExportConfig:
     iterations: int | None = None
     elites: int | None = None
     policy_trajectories: int | None = None
+    delay: int | None = None
+    """Decisions between an observation and the action that is planned from it; where the run was trained with several,
+    the most of them when not given. Any agent can plan ahead; one that was trained for it does so better."""
     noise: Literal["input", "baked"] = "input"
     """``baked``: every plan uses the same draws, and the controller draws nothing; it cannot plan within deadlines."""
     precision: Literal["float32", "int8"] = "float32"
@@ -57,6 +68,13 @@ class Settings:
     """Its ``horizon`` is the one in force."""
     min_std: float
     discount: float
+    delay: int = 0
+    """Decisions between an observation and the action that is planned from it."""
+
+    @property
+    def takes_committed(self) -> bool:
+        """Whether a plan depends on actions that were decided before."""
+        return self.delay > 0 or self.planner.max_change is not None
 
 
 class Original(NamedTuple):
@@ -67,16 +85,35 @@ class Original(NamedTuple):
     spec: EnvSpec
 
     def plan(
-        self, observation: Float[Tensor, "B O"], previous: Float[Tensor, "H B A"], noise: PlanNoise, **hooks: Any
+        self,
+        observation: Float[Tensor, "B O"],
+        previous: Float[Tensor, "H B A"],
+        noise: PlanNoise,
+        committed: Float[Tensor, "D+1 B A"],
+        **hooks: Any,
     ) -> Plan:
         """The agent's plans; ``hooks`` as ``mppi`` has them."""
         config, discount, min_std = self.settings.planner, self.settings.discount, self.settings.min_std
-        start = (self.model.encode(observation), shift(previous), noise)
-        return mppi(self.model, *start, config=config, discount=discount, min_std=min_std, **hooks)
+        start = (self.start(observation, committed), shift(previous), noise)
+        return mppi(
+            *(self.model, *start),
+            config=config,
+            discount=discount,
+            min_std=min_std,
+            before=committed[-1],
+            **hooks,
+        )
 
-    def propose(self, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"]) -> Proposals:
+    def start(self, observation: Float[Tensor, "B O"], committed: Float[Tensor, "D+1 B A"]) -> Float[Tensor, "B Z"]:
+        """The latents at which plans begin."""
+        return planner.ahead(self.model, self.model.encode(observation), committed[1:])
+
+    def propose(
+        self, z: Float[Tensor, "B Z"], noise: Float[Tensor, "H B P A"], before: Float[Tensor, "B A"]
+    ) -> Proposals:
         """The policy's plans."""
-        return planner.propose(self.model, z, noise, config=self.settings.planner, discount=self.settings.discount)
+        config, discount = self.settings.planner, self.settings.discount
+        return planner.propose(self.model, z, noise, config=config, discount=discount, before=before)
 
     def imagine(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B N A"]) -> Float[Tensor, "B N"]:
         """What plans are worth, in model units."""
@@ -96,10 +133,12 @@ class Original(NamedTuple):
         """A flat observation as the graphs take it."""
         return {name: part.numpy() for name, part in self.split(observation).items()}
 
-    def feed(self, observation: Float[Tensor, "O"], previous: Float[Tensor, "H A"], noise: PlanNoise) -> Arrays:
+    def feed(self, given: Inputs) -> Arrays:
         """What a planner's graph is given, in the order in which the golden file has it."""
-        inputs = {"previous_mean": previous, "noise_policy": noise.policy, "noise_samples": noise.samples}
-        return self.readings(observation) | {name: each.contiguous().numpy() for name, each in inputs.items()}
+        noise = {"noise_policy": given.noise.policy, "noise_samples": given.noise.samples}
+        committed = {COMMITTED: given.committed} if self.settings.takes_committed else {}
+        inputs = {"previous_mean": given.previous, **noise, **committed}
+        return self.readings(given.observation) | {name: each.contiguous().numpy() for name, each in inputs.items()}
 
 
 class Source(NamedTuple):
@@ -121,34 +160,19 @@ def load(run: Path, config: ExportConfig) -> Source:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
-        BundleError: the run has not stored enough to compare on, or needs to know past actions when it plans.
+        BundleError: the run has not stored enough to compare on.
         CheckpointError: there is no checkpoint that can be read.
         ConfigError: the planner cannot be set so.
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
-    _refuse_past_actions(run, agent.config)
-    original = Original(agent.model, _settings(agent.config, meta["agent_steps"], config), agent.spec)
+    original = Original(agent.model, _settings(agent.config, agent.spec, meta["agent_steps"], config), agent.spec)
     steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
     training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
     return Source(original, training, _replayed(run, agent, windows))
 
 
-def _refuse_past_actions(run: Path, trained: TrainConfig) -> None:
-    """A graph is given sensors and the plan before, and no actions that were applied or are on their way."""
-    if max(trained.delay):
-        raise BundleError(
-            f"{run} was trained with a delay of {trained.delay}: a bundle knows no actions on their way yet, and "
-            "would plan from the wrong moment. Export a run without --delay"
-        )
-    if (max_change := trained.planner.max_change) is not None:
-        raise BundleError(
-            f"{run} was trained with --planner.max-change {max_change:g}: a bundle does not know the last action yet, "
-            "from which the change is limited. Export a run without --planner.max-change"
-        )
-
-
-def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings:
+def _settings(trained: TrainConfig, spec: EnvSpec, step: int, config: ExportConfig) -> Settings:
     """Schedules at the checkpoint's step, and what the user asked for instead."""
     names = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
     asked = {name: value for name in names if (value := getattr(config, name)) is not None}
@@ -156,11 +180,14 @@ def _settings(trained: TrainConfig, step: int, config: ExportConfig) -> Settings
     asked.setdefault("horizon", planner.horizon_at(step))
     fixed = {"horizon_schedule": Linear(asked["horizon"], asked["horizon"], 0), "std": Linear(std, std, 0)}
     planner = dataclasses.replace(planner, **asked, **fixed)
+    delay = max(trained.delay) if config.delay is None else config.delay
     try:
-        check(dataclasses.replace(trained, planner=planner))
+        checked = dataclasses.replace(trained, planner=planner, delay=(delay, delay))
+        check(checked)
+        check_delay(checked, spec)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--planner.", "--")) from error
-    return Settings(planner, std, trained.loss.discount)
+    return Settings(planner, std, trained.loss.discount, delay)
 
 
 def _replayed(run: Path, agent: Agent, windows: int) -> Float[Tensor, "S B O"]:

@@ -21,7 +21,7 @@ from deploy.bundle import actuate
 from deploy.cases import Cases, case
 from deploy.original import Inputs, Original
 from deploy.probe import Iteration, Trace
-from tdmpc.planner import Proposals, candidates, refit, shift
+from tdmpc.planner import Proposals, candidates, refit, shift, smooth
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -190,14 +190,20 @@ def difference(original: Original, inputs: Inputs, trace: Trace, own: Float[Tens
     if not _fits(original, trace):
         return Difference(*[math.inf] * 5, gap=0.0)
     model, settings, spec = original
-    observation, previous, noise = inputs
-    z = model.encode(observation[None])
-    proposals = original.propose(z, noise.policy[:, None])
-    mean = shift(previous)[:, None]
-    std = torch.full_like(mean, settings.planner.max_std)
+    observation, previous, noise, committed = inputs
+    config, before = settings.planner, committed[-1:]
+    z = original.start(observation[None], committed[:, None])
+    proposals = original.propose(z, noise.policy[:, None], before)
+    mean = smooth(shift(previous)[:, None], before, config.max_change)
+    std = torch.full_like(mean, config.max_std)
     steps = [_start(z, proposals, trace)]
     for draws, made in zip(noise.samples, trace.iterations, strict=True):
-        actions, values = candidates(model, z, mean, std, draws[:, None], proposals, discount=settings.discount)
+        actions, values = candidates(
+            *(model, z, mean, std, draws[:, None], proposals),
+            discount=settings.discount,
+            before=before,
+            max_change=config.max_change,
+        )
         steps.append(_step(original, mean, actions, values, made))
         mean, std = made.mean[:, None], made.std[:, None]
     steps.append(_end(spec, trace))

@@ -16,6 +16,17 @@ def summary(values: ArrayLike) -> dict[str, float | None]:
     return {"min": float(samples[0]), **percentiles, "max": float(samples[-1])}
 
 
+def quantiles(values: ArrayLike, count: int = 1001) -> list[float]:
+    """The distribution as so many values of equal probability, from the least to the largest, to draw from again."""
+    return np.quantile(np.asarray(values, np.float64), np.linspace(0, 1, count), method="higher").round(5).tolist()
+
+
+def draws(found: ArrayLike, random: np.random.Generator) -> float:
+    """One value of a distribution that ``quantiles`` tells."""
+    known = np.asarray(found, np.float64)
+    return float(known[min(int(random.random() * len(known)), len(known) - 1)])
+
+
 def _percentile(samples: np.ndarray, point: float) -> float | None:
     beyond = samples.size * (100 - point) / 100
     return None if beyond < 1 - 1e-9 else float(np.percentile(samples, point, method="higher"))

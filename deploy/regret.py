@@ -67,12 +67,13 @@ def loss(
         own: the agent's.
         generator: of another noise.
     """
-    observation, previous, noise = inputs
-    z = original.model.encode(observation[None])
+    observation, previous, noise, committed = inputs
+    begun = committed[:, None]
+    z = original.start(observation[None], begun)
     other = PlanNoise(*(torch.randn(each.shape, generator=generator).unsqueeze(-3) for each in noise))
-    reseeded = original.plan(observation[None], previous[:, None], other).mean
+    reseeded = original.plan(observation[None], previous[:, None], other, begun).mean
     still = torch.zeros_like(own)[:, None, None]
-    prior = original.propose(z, still).actions[:, :, 0]
+    prior = original.propose(z, still, begun[-1]).actions[:, :, 0]
     compared = torch.stack([own, made, reseeded[:, 0], prior[:, 0]], dim=1)[:, None]
     mine, theirs, others, priors = original.imagine(z, compared)[0].tolist()
     return Loss(mine - theirs, abs(mine - others), mine - priors, mine)

@@ -50,10 +50,16 @@ PRECISION = Leaf("float32 or int8", lambda value: value in ("float32", "int8", "
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 MANIFEST: Mapping[str, Any] = {
-    "environment": {"id": TEXT, "control_period_ms": PERIOD},
+    "environment": {"id": TEXT, "control_period_ms": PERIOD, "delay": Optional(STEPS)},
     "observation": [{"name": TEXT, "input": TEXT, "shape": SHAPE}],
     "action": [{"low": NUMBERS, "high": NUMBERS}],  # one item
-    "planner": {"horizon": COUNT, "iterations": COUNT, "min_std": NUMBER, "discount": NUMBER},
+    "planner": {
+        "horizon": COUNT,
+        "iterations": COUNT,
+        "min_std": NUMBER,
+        "discount": NUMBER,
+        "max_change": Optional(PERIOD),
+    },
     "noise": {"inputs": Each(SHAPE)},
     "precision": PRECISION,
     "widths": OBJECT,

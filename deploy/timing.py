@@ -54,6 +54,8 @@ class Times:
     late_s: list[float] = field(default_factory=list)
     """Periodic mode: how long after its release a call began."""
     missed: list[bool] = field(default_factory=list)
+    late_plans: int = 0
+    """Decisions for which no new plan was ready."""
 
     @property
     def every_ms(self) -> np.ndarray:
@@ -69,6 +71,8 @@ class Timed:
     """What is known before: bundle, backend, precision, threads, multiply-adds, ..."""
     decide: Callable[[float | None], object]
     """Given when the decision was due, if it was due at a time."""
+    late_plans: Callable[[], int] = lambda: 0
+    """Decisions so far for which no new plan was ready."""
     times: Times = field(default_factory=Times)
 
 
@@ -78,6 +82,7 @@ def single_stream(subjects: Sequence[Timed], *, calls: int = 1000, seconds: floa
     for _ in range(ROUNDS):
         for subject in subjects:
             wall: list[float] = []
+            late = subject.late_plans()
             cpu, preemptions, begun = clock.cpu(), clock.preemptions(), clock.wall()
             while len(wall) < calls / ROUNDS or clock.wall() - begun < seconds / ROUNDS:
                 entered = clock.wall()
@@ -86,6 +91,7 @@ def single_stream(subjects: Sequence[Timed], *, calls: int = 1000, seconds: floa
             subject.times.cpu_s += clock.cpu() - cpu
             subject.times.preemptions += clock.preemptions() - preemptions
             subject.times.busy_s += sum(wall)
+            subject.times.late_plans += subject.late_plans() - late
             subject.times.wall_s.append(wall)
 
 
@@ -102,7 +108,7 @@ def periodic(subjects: Sequence[Timed], *, period_s: float, periods: int, clock:
 
 def _timetable(subject: Timed, period_s: float, periods: int, clock: Clock) -> None:
     wall: list[float] = []
-    start, number = clock.wall() + period_s, 0
+    late, start, number = subject.late_plans(), clock.wall() + period_s, 0
     while number < periods:
         release = start + number * period_s
         while (ahead := release - clock.wall()) > 0:
@@ -120,6 +126,7 @@ def _timetable(subject: Timed, period_s: float, periods: int, clock: Clock) -> N
         subject.times.missed += [ended - release > period_s, *[True] * skipped]
         number += 1 + skipped
     subject.times.wall_s.append(wall)
+    subject.times.late_plans += subject.late_plans() - late
 
 
 def _warm_up(subjects: Sequence[Timed]) -> None:
@@ -148,11 +155,13 @@ def row(facts: Mapping[str, Any], times: Times, *, period_ms: float | None, mach
         "mode": "single" if period_ms is None else "periodic",
         "calls": len(every),
         **_in_ms(every),
+        "quantiles_ms": percentiles.quantiles(every),
         "repeat_p50_ms": medians,
         "spread": (max(medians) - min(medians)) / float(np.median(medians)),
         "cpu_ms_mean": 1000 * times.cpu_s / len(every),
         "cpu_share": share,
         "preemptions": times.preemptions,
+        "late_plans": times.late_plans,
         **({} if period_ms is None else _periods(times, period_ms)),
         "macs_per_s": 1000 * facts["macs"] / float(np.median(every)),
         **machine,
@@ -198,10 +207,12 @@ def _remark(row: Row, rows: Sequence[Row]) -> str:
 # Controllers --------------------------------------------------------------------------------------------------------
 
 
-def timed_controller(folder: Path, runtime: Runtime, *, deadline_ms: float | None = None) -> Timed:
+def timed_controller(
+    folder: Path, runtime: Runtime, *, deadline_ms: float | None = None, pipelined: bool = False
+) -> Timed:
     """A bundle's controller as a robot calls it, on the observations of its golden plans in turn."""
     begun = time.perf_counter()
-    controller = Controller.load(folder, runtime, deadline_ms=deadline_ms)
+    controller = Controller.load(folder, runtime, deadline_ms=deadline_ms, pipelined=pipelined)
     load_s = time.perf_counter() - begun
     sensors = controller.bundle.sensors
     observations = [{each.name: inputs[each.input] for each in sensors} for inputs, _ in controller.bundle.golden()]
@@ -221,10 +232,11 @@ def timed_controller(folder: Path, runtime: Runtime, *, deadline_ms: float | Non
         "threads": runtime.threads,
         "spinning": runtime.spinning,
         "deadline_ms": deadline_ms,
+        "pipelined": pipelined,
         "macs": controller.bundle.macs,
         "bytes": sum(file["bytes"] for name, file in files.items() if name != bundle.GOLDEN),
         "load_s": load_s,
         "return_mean": controller.bundle.manifest["training"]["return_mean"],
         "model": controller.bundle.model_id,
     }
-    return Timed(facts, decide)
+    return Timed(facts, decide, lambda: controller.counters.late)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deploy import probe
 from deploy.backends import Graph, Runtime
-from deploy.bundle import PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
+from deploy.bundle import COMMITTED, PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
 from deploy.contract import GoldenPlan, golden_plans
 from deploy.controller import Controller
 from deploy.original import Inputs, Original, Settings
@@ -141,7 +141,8 @@ def matching_agent(described: Bundle, run: Path | None) -> tuple[Agent, int]:
             f"{described.manifest['environment']['id']}; {run} is at step {step:,} of {agent.spec.id}: "
             "export it again, or name the right one with --run"
         )
-    agent.config = dataclasses.replace(agent.config, planner=planner_config(described))
+    delay = (described.delay, described.delay)
+    agent.config = dataclasses.replace(agent.config, planner=planner_config(described), delay=delay)
     return agent, step
 
 
@@ -173,7 +174,7 @@ class _Witness:
 
     def __init__(self, agent: Agent, controller: Controller, planner: _Watched, seed: int) -> None:
         config, described = agent.config, controller.bundle
-        settings = Settings(config.planner, config.planner.std(0), config.loss.discount)
+        settings = Settings(config.planner, config.planner.std(0), config.loss.discount, described.delay)
         self.original = Original(agent.model, settings, agent.spec)
         self.controller, self.planner = controller, planner
         self.exact = controller.precision == "float32"
@@ -190,7 +191,7 @@ class _Witness:
         """The controller's action; its plan is compared with the agent's."""
         action = self.controller.act(observation)
         inputs, made = self._inputs(), probe.trace(self.planner.made)
-        own = self._own(*inputs)
+        own = self._own(inputs)
         if self.exact:
             self.found.append(difference(self.original, inputs, made, own))
         else:
@@ -202,21 +203,24 @@ class _Witness:
 
     def parity(self) -> Parity:
         """All decisions together."""
-        observations, _, noise = zip(*self.first, strict=True)
-        samples = torch.stack([each.samples[0] for each in noise], dim=1)
-        return parity(self.original, self.found, value_scale(self.original, torch.stack(observations), samples))
+        observations = torch.stack([each.observation for each in self.first])
+        samples = torch.stack([each.noise.samples[0] for each in self.first], dim=1)
+        return parity(self.original, self.found, value_scale(self.original, observations, samples))
 
     def _inputs(self) -> Inputs:
         given = {
             name: torch.from_numpy(np.array(value)) for name, value in {**self.planner.given, **self.baked}.items()
         }
         observation = torch.cat([given[sensor.input].ravel() for sensor in self.controller.bundle.sensors])
-        return observation, given["previous_mean"], PlanNoise(given["noise_samples"], given["noise_policy"])
+        noise = PlanNoise(given["noise_samples"], given["noise_policy"])
+        nothing = torch.zeros(1, self.original.spec.action_dim)
+        return Inputs(observation, given["previous_mean"], noise, given.get(COMMITTED, nothing))
 
     @torch.no_grad()
-    def _own(self, observation: Tensor, previous: Tensor, noise: PlanNoise) -> Tensor:
-        batched = PlanNoise(noise.samples[:, :, None], noise.policy[:, None])
-        return self.original.plan(observation[None], previous[:, None], batched).mean[:, 0]
+    def _own(self, inputs: Inputs) -> Tensor:
+        batched = PlanNoise(inputs.noise.samples[:, :, None], inputs.noise.policy[:, None])
+        begun = inputs.observation[None], inputs.previous[:, None], batched, inputs.committed[:, None]
+        return self.original.plan(*begun).mean[:, 0]
 
 
 def _baked(described: Bundle) -> Arrays:

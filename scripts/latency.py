@@ -58,6 +58,8 @@ class LatencyArgs:
     periods: int = 3000
     deadline_ms: float | None = None
     """Have the controllers answer within this time, with as many planner iterations as fit."""
+    pipelined: bool = False
+    """Have the controllers of bundles for a delay answer at once, and plan in a thread; only at a period."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
     plot: Path | None = None
@@ -70,7 +72,8 @@ def main(arguments: list[str]) -> int:
     _check(args)
     realtime.settle(cores=args.cores, priority=args.priority, awake=args.awake)
     rows, samples = [], []
-    for mode in ("single", "periodic")[: 1 if args.period_ms is None else 2]:
+    modes = ["single"] * (not args.pipelined) + ["periodic"] * (args.period_ms is not None)
+    for mode in modes:
         measured = _measure(args, mode)
         rows += [measured_row for measured_row, _ in measured]
         samples += [times for _, times in measured]
@@ -90,6 +93,8 @@ def main(arguments: list[str]) -> int:
 def _check(args: LatencyArgs) -> None:
     if not (args.bundles or args.torch):
         raise BundleError("which bundle? For example: tdmpc latency bundles/cartpole --period-ms 80")
+    if args.pipelined and args.period_ms is None:
+        raise BundleError("a pipelined controller plans from one release to the next: give --period-ms, too")
     ranges.check(
         args,
         BundleError,
@@ -126,7 +131,7 @@ def _subjects(args: LatencyArgs) -> Iterator[Timed]:
                 awake=args.awake,
                 precision=args.precision,
             )
-            yield timed_controller(folder, runtime, deadline_ms=args.deadline_ms)
+            yield timed_controller(folder, runtime, deadline_ms=args.deadline_ms, pipelined=args.pipelined)
     for run in args.torch:
         yield _timed_agent(run, args)
 
@@ -141,12 +146,12 @@ def _timed_agent(run: Path, args: LatencyArgs) -> Timed:
 def _show(rows: list[Row]) -> None:
     facts = rows[0]
     conditions = ("processor", "cores", "affinity", "load_before", "load_after", "stolen_ms", "priority", "awake")
-    table = Table("bundle", *TIMES.values(), "missed", "remark", show_lines=True)
+    table = Table("bundle", *TIMES.values(), "missed", "late plans", "remark", show_lines=True)
     table.title = ", ".join(f"{name} {facts[name]}" for name in conditions if facts[name] is not None)
     for each in rows:
         name = f"{Path(each['bundle']).name}\n{each['backend']} {each['precision']} x {each['threads']}"
         times = ("-" if each[time] is None else f"{each[time]:.2f}" for time in TIMES)
-        table.add_row(name, *times, _misses(each), each["remark"])
+        table.add_row(name, *times, _misses(each), str(each["late_plans"]), each["remark"])
     Console().print(table)
 
 

@@ -52,6 +52,8 @@ class Run:
     period_ms: float = 0.0
     """Decide at this period too."""
     periods: int = 3000
+    pipelined: bool = False
+    """Answer at once, and plan in a thread; only at a period, and of a bundle for a delay."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _run(command: Run) -> int:
     if command.cores:
         options["cores"] = ",".join(map(str, command.cores))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += [f"--{name}" for name in ("check", "awake") if getattr(command, name)]
+    words += [f"--{name}" for name in ("check", "awake", "pipelined") if getattr(command, name)]
     done = subprocess.run([program, command.bundle, *words], stdout=subprocess.PIPE, text=True)
     if done.returncode == 0 and not command.check:
         return _print(done.stdout, str(program))

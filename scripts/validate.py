@@ -10,16 +10,24 @@ import torch
 import tyro
 from tyro.conf import Positional
 
+from deploy import bundle, simulation
 from deploy.backends import BackendName, Runtime
+from deploy.bundle import BundleError
+from deploy.simulation import Latency, real_time
 from deploy.validation import Validation, validate
 from scripts import ranges
 from scripts.evaluate import show
 from tdmpc.config import ConfigError
+from tdmpc.evaluation import EVALUATION_STREAM
 
 
 @dataclass(frozen=True)
 class ValidateArgs:
-    """Play episodes with a bundle, compare every decision with its agent's, and play as many with the agent alone."""
+    """Play episodes with a bundle, compare every decision with its agent's, and play as many with the agent alone.
+
+    With ``--real-time``: play them while the simulator's clock goes on, beside a simulator that waits. The agent is not
+    needed then.
+    """
 
     bundle: Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Controller bundle."""
@@ -32,6 +40,17 @@ class ValidateArgs:
     precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 where backend and processor have it."""
     threads: int = 1
+    real_time: bool = False
+    """The simulator does not wait for decisions: until an action is there, the one before goes on. Decisions take as
+    long as they take here, or as the next three options say."""
+    latency: Path | None = None
+    """In real time: what ``tdmpc latency --json`` measured of this bundle, to draw the time of each decision from."""
+    latency_ms: float | None = None
+    """In real time: each decision takes so long."""
+    slowdown: float = 1.0
+    """In real time: of a processor so many times slower."""
+    policy: Literal["planner", "prior"] = "planner"
+    """In real time: ``prior`` plays the policy network alone."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -39,9 +58,12 @@ class ValidateArgs:
 def main(arguments: list[str]) -> int:
     """Parse, play, print; status 1 where the bundle does not plan as its agent."""
     args = tyro.cli(ValidateArgs, args=arguments, prog="tdmpc validate")
-    ranges.check(args, ConfigError, positive=["episodes", "threads"], not_negative=["seed"])
+    _check(args)
     torch.set_num_threads(args.threads)
     runtime = Runtime(backend=args.backend, threads=args.threads, precision=args.precision)
+    if args.real_time:
+        _play_in_real_time(args, runtime)
+        return 0
     found = validate(args.bundle, runtime, run=args.run, episodes=args.episodes, seed=args.seed)
     failures, remarks = found.failures(), found.remarks()
     summary = {
@@ -65,6 +87,55 @@ def main(arguments: list[str]) -> int:
         show(summary, title=str(args.bundle))
         print(*(f"Failed: {failure}." for failure in failures), *remarks, sep="\n")
     return 1 if failures else 0
+
+
+def _check(args: ValidateArgs) -> None:
+    positive = ["episodes", "threads", "slowdown"]
+    ranges.check(args, ConfigError, positive=positive, not_negative=["seed", "latency_ms"])
+    given = {"--latency": args.latency, "--latency-ms": args.latency_ms}
+    given |= {"--slowdown": args.slowdown != 1 or None, "--policy": args.policy == "prior" or None}
+    if unused := [name for name, value in given.items() if value is not None and not args.real_time]:
+        raise ConfigError(
+            f"{unused[0]} says how long decisions take, or who makes them, in real time: give --real-time"
+        )
+    if args.latency is not None and args.latency_ms is not None:
+        raise ConfigError("--latency and --latency-ms both say how long decisions take: give one of them")
+
+
+def _play_in_real_time(args: ValidateArgs, runtime: Runtime) -> None:
+    described = bundle.read(args.bundle)
+    seed = described.manifest["training"].get("seed", 0) + EVALUATION_STREAM if args.seed is None else args.seed
+    latency = _latency(args, described, runtime, seed)
+    found = real_time(args.bundle, runtime, latency, policy=args.policy, episodes=args.episodes, seed=seed)
+    took = np.array(found.latencies_ms)
+    summary = {
+        "bundle": str(args.bundle),
+        "policy": args.policy,
+        "delay": described.delay if args.policy == "planner" else 0,
+        "episodes": args.episodes,
+        "slowdown": args.slowdown,
+        "return_mean": float(np.mean(found.returns)),
+        "return_std": float(np.std(found.returns)),
+        "waiting_return_mean": float(np.mean(found.waiting_returns)),
+        "releases": found.releases,
+        "late": found.late,
+        "latency_ms_p50": float(np.median(took)),
+        "latency_ms_p99": float(np.percentile(took, 99)),
+        "control_period_ms": described.control_period_ms,
+        "action_variation": found.action_variation,
+    }
+    print(json.dumps(summary)) if args.json else show(summary, title=f"{args.bundle} in real time")
+
+
+def _latency(args: ValidateArgs, described: bundle.Bundle, runtime: Runtime, seed: int) -> Latency:
+    if args.latency_ms is not None:
+        return simulation.constant(args.slowdown * args.latency_ms)
+    if args.latency is not None:
+        if args.policy == "prior":
+            raise BundleError("--latency holds times of the planner: give --latency-ms for the policy alone")
+        quantiles = simulation.quantiles_of(args.latency, described, runtime)
+        return simulation.drawn(quantiles, args.slowdown, seed)
+    return simulation.measured(args.slowdown)
 
 
 def _judged(found: Validation) -> dict[str, float]:

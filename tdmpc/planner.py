@@ -106,6 +106,13 @@ def propose(
     return Proposals(sequences, imagined_return(model, torch.stack(latents), sequences, discount=discount))
 
 
+def ahead(model: WorldModel, z: Float[Tensor, "B Z"], pending: Float[Tensor, "D B A"]) -> Float[Tensor, "B Z"]:
+    """The latent to which actions lead that are decided already: where a delayed decision begins."""
+    for actions in pending:
+        z = model.next(z, actions)
+    return z
+
+
 def mppi(
     model: WorldModel,
     z: Float[Tensor, "B Z"],

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int format_version = 2;
+constexpr int format_version = 3;
 
 std::string content(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
@@ -55,7 +55,14 @@ Bundle parse(const std::string& folder, Json manifest) {
     bundle.low = part(actions[0], "low").get<std::vector<float>>();
     bundle.high = part(actions[0], "high").get<std::vector<float>>();
     if (bundle.low.size() != bundle.high.size()) throw std::runtime_error("action.low and action.high differ in length");
-    bundle.sizes["previous_mean"] = whole(part(part(manifest, "planner"), "horizon"), 1) * bundle.low.size();
+    const auto& planner = part(manifest, "planner");
+    bundle.horizon = whole(part(planner, "horizon"), 1);
+    bundle.sizes["previous_mean"] = bundle.horizon * bundle.low.size();
+    // Formats before 3 have neither.
+    bundle.delay = whole(part(manifest, "environment").value("delay", Json(0)), 0);
+    const Json limit = planner.value("max_change", Json());
+    if (!limit.is_null()) bundle.max_change = limit.get<double>();
+    if (bundle.takes_committed()) bundle.sizes["committed"] = (bundle.delay + 1) * bundle.low.size();
     bundle.precision = part(manifest, "precision").get<std::string>();
     if (bundle.precision == "fp32") bundle.precision = "float32";  // so in format 1, which tells no macs as_run either
     const auto& macs = part(manifest.contains("as_run") ? part(manifest, "as_run") : manifest, "macs");

@@ -22,9 +22,12 @@ struct Bundle {
     std::vector<std::string> noise;    // graph inputs, none where it is baked in
     std::map<std::string, size_t> sizes;  // of all graph inputs
     std::vector<float> low, high;      // of the actuators
+    size_t horizon = 0, delay = 0;     // decisions of a plan; from an observation to the action planned from it
+    double max_change = INFINITY;      // of an action from the one before, in half widths of its range
     std::string precision;             // "float32" or "int8"
     long long macs = 0, bytes = 0;     // multiply-adds that a plan runs
 
+    bool takes_committed() const { return delay > 0 || std::isfinite(max_change); }
     std::string file(const std::string& name) const { return folder + "/" + name; }
 };
 

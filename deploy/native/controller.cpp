@@ -1,8 +1,10 @@
 #include "controller.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 namespace {
 
@@ -37,52 +39,159 @@ void check(const Bundle& bundle, Graph& graph) {
 
 }  // namespace
 
-Controller::Controller(const Bundle& bundle, const Runtime& runtime)
-    : bundle_(bundle), graph_(load_graph(bundle.file("planner.onnx"), runtime)) {
+Controller::Controller(const Bundle& bundle, const Runtime& runtime, bool pipelined)
+    : Controller(bundle, load_graph(bundle.file("planner.onnx"), runtime), pipelined) {}
+
+Controller::Controller(const Bundle& bundle, std::unique_ptr<Graph> graph, bool pipelined)
+    : bundle_(bundle), graph_(std::move(graph)), thread_(pipelined ? std::make_unique<Thread>() : nullptr) {
     check(bundle, *graph_);
+    if (pipelined && bundle.delay == 0)
+        throw std::runtime_error(bundle.folder + " plans for the moment of the observation, and a pipeline answers before it "
+                                 "has planned: export it with --delay 1, or more where a plan takes longer than a period");
+    for (size_t index = 0; index < bundle.low.size(); ++index) middle_.push_back((bundle.low[index] + bundle.high[index]) / 2);
     reset(0);
 }
 
 void Controller::reset(unsigned long long seed) {
+    if (running_.valid()) running_.wait();  // it draws
     random_.seed(seed);
     normal_.reset();
     start();
 }
 
 void Controller::start() {
-    auto& mean = graph_->input("previous_mean");
-    std::fill(mean.begin(), mean.end(), 0.0f);
+    began_ = decision_;
+    plans_.clear();
+    decided_.clear();
+    for (size_t number = 1; number <= bundle_.delay; ++number) decided_[decision_ + static_cast<long>(number)] = middle_;
+    acted_ = false;
     action_.resize(bundle_.low.size());
     for (size_t index = 0; index < action_.size(); ++index)
         action_[index] = std::min(std::max(0.0f, bundle_.low[index]), bundle_.high[index]);
 }
 
-bool Controller::read(const Arrays& readings) {
-    for (const auto& name : bundle_.sensors) {
+bool Controller::readable(const Arrays& readings) const {
+    return std::all_of(bundle_.sensors.begin(), bundle_.sensors.end(), [&](const std::string& name) {
         const auto reading = readings.find(name);
-        auto& input = graph_->input(name);
-        if (reading == readings.end() || reading->second.size() != input.size() || !finite(reading->second)) return false;
-        std::copy(reading->second.begin(), reading->second.end(), input.begin());
-    }
-    return true;
+        return reading != readings.end() && reading->second.size() == bundle_.sizes.at(name) && finite(reading->second);
+    });
 }
 
-const std::vector<float>& Controller::act(const Arrays& readings) {
-    if (!read(readings)) {
+const Action& Controller::act(const Arrays& readings) {
+    ++decision_;
+    take_up();
+    if (!readable(readings)) {
         ++faults_;
-        return action_;
+        decided_[decision_ + static_cast<long>(bundle_.delay)] = bundle_.delay ? committed().back() : action_;
+    } else if (!running_.valid()) {
+        plan(readings);
     }
-    for (const auto& name : bundle_.noise)
-        for (auto& draw : graph_->input(name)) draw = normal_(random_);
-    graph_->run();
-    const auto &action = graph_->output("action"), &mean = graph_->output("new_mean");
-    if (!finite(action) || !finite(mean)) {
-        ++faults_;
-        return action_;
+    const Action action = due();
+    for (size_t index = 0; index < action.size(); ++index) {
+        const float half = (bundle_.high[index] - bundle_.low[index]) / 2, before = acted_ ? action_[index] : middle_[index];
+        const float change = static_cast<float>(bundle_.max_change) * half;
+        action_[index] = std::isfinite(change) ? std::min(std::max(action[index], before - change), before + change) : action[index];
     }
-    action_ = action;
-    std::copy(mean.begin(), mean.end(), graph_->input("previous_mean").begin());
+    acted_ = true;
     return action_;
+}
+
+// Whatever the planner is given is written here, and read by its thread: only while it is not running.
+void Controller::plan(const Arrays& readings) {
+    fill(readings);
+    planned_ = decision_ + static_cast<long>(bundle_.delay);
+    const auto run = [this] {
+        for (const auto& name : bundle_.noise)
+            for (auto& draw : graph_->input(name)) draw = normal_(random_);
+        graph_->run();
+    };
+    running_ = thread_ ? thread_->run(run) : std::async(std::launch::deferred, run);
+    if (!thread_) take_up();
+}
+
+void Controller::fill(const Arrays& readings) {
+    for (const auto& name : bundle_.sensors) graph_->input(name) = readings.at(name);
+    auto& mean = graph_->input("previous_mean");  // as of the decision before
+    std::fill(mean.begin(), mean.end(), 0.0f);
+    if (!plans_.empty()) {
+        const auto& last = plans_.back();
+        const long passed = decision_ + static_cast<long>(bundle_.delay) - 1 - last.decision;
+        const size_t from = static_cast<size_t>(passed) * action_.size();
+        if (passed >= 0 && from < mean.size())
+            std::copy(last.mean.begin() + static_cast<std::ptrdiff_t>(from), last.mean.end(), mean.begin());
+    }
+    if (!bundle_.takes_committed()) return;
+    float* value = graph_->input("committed").data();
+    for (const auto& action : committed())
+        for (size_t index = 0; index < action.size(); ++index) {
+            const float half = (bundle_.high[index] - bundle_.low[index]) / 2;
+            *value++ = half > 0 ? (action[index] - middle_[index]) / half : 0.0f;
+        }
+}
+
+bool Controller::planning() const {
+    return thread_ && running_.valid() && running_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+}
+
+// The plan that was made, if it is ready and of this episode.
+void Controller::take_up() {
+    if (!running_.valid() || planning()) return;
+    bool holds = planned_ - static_cast<long>(bundle_.delay) > began_;
+    try {
+        running_.get();
+    } catch (const std::exception&) {  // whatever the runtime throws: the next decision asks it again
+        ++faults_;
+        holds = false;
+    }
+    if (!holds) return;
+    const auto &action = graph_->output("action"), &mean = graph_->output("new_mean");
+    if (finite(action) && finite(mean))
+        plans_.push_back({planned_, mean});
+    else {
+        ++faults_;
+        if (!thread_) decided_[planned_] = bundle_.delay ? committed().back() : action_;
+    }
+}
+
+bool Controller::decided_for(long decision, Action& action) const {
+    if (const auto found = decided_.find(decision); found != decided_.end()) {
+        action = found->second;
+        return true;
+    }
+    for (auto plan = plans_.rbegin(); plan != plans_.rend(); ++plan) {
+        const long passed = decision - plan->decision;
+        if (passed < 0 || passed >= static_cast<long>(bundle_.horizon)) continue;
+        action.resize(bundle_.low.size());
+        for (size_t index = 0; index < action.size(); ++index) {
+            const float low = bundle_.low[index], high = bundle_.high[index];
+            const float share = plan->mean[static_cast<size_t>(passed) * action.size() + index];
+            action[index] = std::min(std::max((high + low) / 2 + (high - low) / 2 * share, low), high);
+        }
+        return true;
+    }
+    return false;
+}
+
+// The action before this decision, and those that are applied until what is planned now is.
+std::vector<Action> Controller::committed() const {
+    std::vector<Action> actions{acted_ ? action_ : middle_};
+    for (long ahead = 0; ahead < static_cast<long>(bundle_.delay); ++ahead) {
+        Action action = actions.back();
+        decided_for(decision_ + ahead, action);
+        actions.push_back(action);
+    }
+    return actions;
+}
+
+Action Controller::due() {
+    // Of the plans that have begun only the last will be looked at again.
+    while (plans_.size() > 1 && plans_[1].decision <= decision_) plans_.erase(plans_.begin());
+    const bool planned = decided_.count(decision_) == 0;
+    if (planned && (plans_.empty() || plans_.front().decision != decision_)) ++late_plans_;
+    Action action = action_;
+    if (!decided_for(decision_, action)) ++faults_;
+    decided_.erase(decision_);
+    return action;
 }
 
 Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
@@ -105,6 +214,5 @@ Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
         found.deviation = std::max(found.deviation, largest);
         found.holds = found.holds && largest <= plan.action && !std::isnan(value) && value <= plan.value;
     }
-    start();
     return found;
 }

@@ -1,11 +1,17 @@
-// The controller of a robot: plans from sensor readings, remembers its last plan, draws its own noise.
+// The controller of a robot: plans from sensor readings, remembers its plans, draws its own noise. As deploy/controller.py.
 #pragma once
 
+#include <future>
+#include <map>
 #include <memory>
 #include <random>
+#include <vector>
 
 #include "bundle.hpp"
 #include "graph.hpp"
+#include "thread.hpp"
+
+using Action = std::vector<float>;
 
 struct Golden {
     double deviation = 0;  // largest difference to the golden actions, in half widths of the actuators' range
@@ -14,25 +20,48 @@ struct Golden {
 
 class Controller {
 public:
-    // Throws std::runtime_error where the manifest describes another graph.
-    Controller(const Bundle& bundle, const Runtime& runtime);
+    // Pipelined it answers at once and plans in a thread, for what is due as many decisions later as the delay says.
+    // Throws std::runtime_error where the manifest describes another graph, or a pipeline has no delay to plan in.
+    Controller(const Bundle& bundle, const Runtime& runtime, bool pipelined = false);
+    Controller(const Bundle& bundle, std::unique_ptr<Graph> graph, bool pipelined);
 
+    // Begins an episode; waits for the plan that is being made.
     void reset(unsigned long long seed);
-    // What the actuators take. A reading or a plan that is not finite leaves the last action as it is.
-    const std::vector<float>& act(const Arrays& readings);
+    // What the actuators take now. Where a reading or a plan is not finite, or no plan reaches as far, the action before
+    // it is held. The first actions of an episode, as many as the delay, are the middle of the range.
+    const Action& act(const Arrays& readings);
     Golden replay(const std::vector<GoldenPlan>& plans);
 
     const Graph& graph() const { return *graph_; }
+    bool planning() const;  // whether a plan is being made
     long faults() const { return faults_; }
+    long late_plans() const { return late_plans_; }  // decisions for which no new plan was ready
 
 private:
+    struct Plan {
+        long decision;            // that it begins with
+        std::vector<float> mean;  // in [-1, 1], action after action
+    };
+
     void start();
-    bool read(const Arrays& readings);
+    bool readable(const Arrays& readings) const;
+    void plan(const Arrays& readings);
+    void take_up();
+    Action due();
+    bool decided_for(long decision, Action& action) const;
+    std::vector<Action> committed() const;
+    void fill(const Arrays& readings);
 
     const Bundle& bundle_;
     std::unique_ptr<Graph> graph_;
     std::mt19937_64 random_;
     std::normal_distribution<float> normal_;
-    std::vector<float> action_;
-    long faults_ = 0;
+    long decision_ = 0, began_ = 0, planned_ = 0;  // of now, of the episode's beginning, of the plan that is being made
+    std::vector<Plan> plans_;
+    std::map<long, Action> decided_;  // actions that no plan gives
+    Action middle_, action_;
+    bool acted_ = false;
+    long faults_ = 0, late_plans_ = 0;
+    std::future<void> running_;       // the plan that is being made
+    std::unique_ptr<Thread> thread_;  // of a pipeline; last, so that it ends before what it uses
 };

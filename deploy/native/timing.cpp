@@ -39,10 +39,12 @@ struct Times {
     std::vector<bool> missed;
     double cpu_s = 0, busy_s = 0;
     long preemptions = 0;  // of the calls, by other processes
+    long late_plans = 0;
 
     Json json() const {
         return {{"wall_s", wall_s}, {"late_s", late_s}, {"missed", missed},
-                {"cpu_s", cpu_s},   {"busy_s", busy_s}, {"preemptions", preemptions}};
+                {"cpu_s", cpu_s},   {"busy_s", busy_s}, {"preemptions", preemptions},
+                {"late_plans", late_plans}};
     }
 };
 
@@ -94,40 +96,42 @@ double seconds_now() { return read_clock(CLOCK_MONOTONIC); }
 
 Before before() { return {load_average(), stolen_now()}; }
 
-Json single_stream(const std::function<void()>& decide, int calls, double seconds) {
+Json single_stream(const Timed& subject, int calls, double seconds) {
     Times times;
-    for (int call = 0; call < warm_up; ++call) decide();
+    for (int call = 0; call < warm_up; ++call) subject.decide();
     for (int round = 0; round < rounds; ++round) {
         std::vector<double> wall;
-        const long preemptions = usage_now().ru_nivcsw;
+        const long preemptions = usage_now().ru_nivcsw, late = subject.late_plans();
         const double cpu = cpu_now(), begun = seconds_now();
         while (static_cast<double>(wall.size()) < static_cast<double>(calls) / rounds ||
                seconds_now() - begun < seconds / rounds) {
             const double entered = seconds_now();
-            decide();
+            subject.decide();
             wall.push_back(seconds_now() - entered);
             times.busy_s += wall.back();
         }
         times.cpu_s += cpu_now() - cpu;
         times.preemptions += usage_now().ru_nivcsw - preemptions;
+        times.late_plans += subject.late_plans() - late;
         times.wall_s.push_back(std::move(wall));
     }
     return times.json();
 }
 
-Json periodic(const std::function<void()>& decide, double period_s, int periods) {
+Json periodic(const Timed& subject, double period_s, int periods) {
     Times times;
-    for (int call = 0; call < warm_up; ++call) decide();
+    for (int call = 0; call < warm_up; ++call) subject.decide();
     for (int round = 0; round < rounds; ++round) {
         const int count = periods * (round + 1) / rounds - periods * round / rounds;
         std::vector<double> wall;
+        const long late = subject.late_plans();
         const double start = seconds_now() + period_s;
         for (int number = 0; number < count;) {
             const double release = start + number * period_s;
             sleep_until(release);
             const long preemptions = usage_now().ru_nivcsw;
             const double cpu = cpu_now(), entered = seconds_now();
-            decide();
+            subject.decide();
             const double ended = seconds_now();
             times.cpu_s += cpu_now() - cpu;
             times.preemptions += usage_now().ru_nivcsw - preemptions;
@@ -141,6 +145,7 @@ Json periodic(const std::function<void()>& decide, double period_s, int periods)
             times.missed.insert(times.missed.end(), skipped, true);
             number += 1 + skipped;
         }
+        times.late_plans += subject.late_plans() - late;
         times.wall_s.push_back(std::move(wall));
     }
     return times.json();

@@ -10,9 +10,14 @@ struct Before {
     double load, stolen_s;  // seconds that a hypervisor gave the cores to others; not a number where nobody counts them
 };
 
+struct Timed {
+    std::function<void()> decide;
+    std::function<long()> late_plans;  // decisions so far for which no new plan was ready
+};
+
 // Both give the fields of `deploy.timing.Times`.
-Json single_stream(const std::function<void()>& decide, int calls, double seconds);
-Json periodic(const std::function<void()>& decide, double period_s, int periods);
+Json single_stream(const Timed& subject, int calls, double seconds);
+Json periodic(const Timed& subject, double period_s, int periods);
 
 Before before();
 // The fields of `machine.facts`, but for the versions; what is not known is null.

@@ -120,6 +120,8 @@ def control(described: Bundle) -> Callable[..., tuple[Controller, Scripted]]:
 class Arm(gym.Env):
     """Joints that actions push; as many actuators as asked for, each with bounds of its own; nested sensors."""
 
+    dt = 0.02
+
     def __init__(self, actuators: int) -> None:
         self.action_space = Box(-np.arange(1.0, actuators + 1), np.full(actuators, 2.0), dtype=np.float64)
         wide = {"low": -np.inf, "high": np.inf, "dtype": np.float64}
@@ -151,6 +153,7 @@ class Case:
     widths: ModelConfig
     env: str
     export: ExportConfig
+    max_change: float | None = None
 
 
 DENSE = ModelConfig(
@@ -161,9 +164,13 @@ PRUNED = ModelConfig(
 )
 CASES = {
     "default": Case("default", False, DENSE, "deploy/Toy-v0", ExportConfig()),
-    "reference-terminates": Case("reference", True, DENSE, "deploy/Arm3-v0", ExportConfig()),
-    "default-pruned-terminates": Case("default", True, PRUNED, "deploy/Arm6-v0", ExportConfig(iterations=3, elites=5)),
-    "reference-pruned": Case("reference", False, PRUNED, "deploy/Arm2-v0", ExportConfig(horizon=4, samples=20)),
+    "reference-terminates": Case("reference", True, DENSE, "deploy/Arm3-v0", ExportConfig(delay=1), max_change=0.25),
+    "default-pruned-terminates": Case(
+        "default", True, PRUNED, "deploy/Arm6-v0", ExportConfig(iterations=3, elites=5, delay=2)
+    ),
+    "reference-pruned": Case(
+        "reference", False, PRUNED, "deploy/Arm2-v0", ExportConfig(horizon=4, samples=20), max_change=0.3
+    ),
 }
 
 
@@ -197,7 +204,8 @@ def train(case: Case, folder: Path, teach: Callable[[WorldModel], object] = lamb
         scale_rewards=config.model.scale_rewards,
         normalize_observations=config.model.normalize_observations,
     )
-    planner = dataclasses.replace(config.planner, samples=24, elites=6, iterations=2, policy_trajectories=4)
+    small = {"samples": 24, "elites": 6, "iterations": 2, "policy_trajectories": 4, "max_change": case.max_change}
+    planner = dataclasses.replace(config.planner, **small)
     config = dataclasses.replace(
         config,
         **{"env_steps": 40, "random_steps": 40, "pretrain_updates": 0, "batch_size": 8, "threads": 1},

@@ -49,7 +49,7 @@ def test_a_manifest_is_read(described: Bundle) -> None:
         (None, "has no manifest.json"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        (json.dumps({**MANIFEST, "format_version": bundle.FORMAT_VERSION + 1}), "has format 3, .* update tdmpc"),
+        (json.dumps({**MANIFEST, "format_version": bundle.FORMAT_VERSION + 1}), "has format 4, .* update tdmpc"),
         (json.dumps({name: part for name, part in MANIFEST.items() if name != "planner"}), r"is damaged .*planner"),
         (json.dumps({**MANIFEST, "action": []}), "is damaged"),
     ],

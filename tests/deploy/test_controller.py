@@ -114,7 +114,8 @@ def test_on_fault_decides(
 def test_nought_is_brought_within_bounds(described: Bundle) -> None:
     """Where an actuator's range lies below or above nought, the bound nearest to it is the safe action."""
     beyond = dataclasses.replace(described, low=np.float32([-3.0, 0.5]), high=np.float32([-1.0, 2.5]))
-    assert Controller(beyond, {}).act(None).tolist() == [-1.0, 0.5]
+    graphs = {bundle.PLANNER: Scripted(lambda _: planned())}
+    assert Controller(beyond, graphs).act(None).tolist() == [-1.0, 0.5]
 
 
 def test_raising_is_a_policy(control: Make, observation: dict[str, Any]) -> None:

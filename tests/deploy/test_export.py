@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from deploy.export import _staged, export
 from deploy.graphs import TILE, in_tiles
 from deploy.original import ExportConfig, Source, load
 from deploy.validation import matching_agent, validate
+from tdmpc.actor import Actor
 from tdmpc.config import ConfigError
 from tdmpc.envs import NOMINAL, make_bare_env, make_env
-from tdmpc.planner import PlanNoise, mppi, planning_macs, shift
+from tdmpc.planner import PlanNoise, planning_macs, shift
 from tdmpc.runs import load_agent
 from tdmpc.world_model import WorldModel
 from tests.deploy.conftest import CASES, Exported, train
@@ -70,34 +72,42 @@ def test_a_bundle_is_compared_without_perturbations(exported: Exported, monkeypa
     assert agent.config.perturb == NOMINAL
 
 
-@torch.no_grad()
-def test_a_bundle_plans_as_its_agent(exported: Exported) -> None:
-    """From a robot's own sensors to its own actuators, decision by decision, the controller does what MPPI would."""
+def test_a_bundle_plans_as_its_agent(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a robot's own sensors to its own actuators, decision by decision, the controller does what the actor does,
+    whatever the delay and the limit on the change of an action.
+    """
     controller = Controller.load(exported.folder, on_fault="raise")
     controller.reset(seed=3)
     described = controller.bundle
     agent, step = matching_agent(described, exported.run)
-    config, model = agent.config.planner, agent.model
-    mean = torch.zeros(described.horizon, 1, described.action_dim)
-    random = np.random.default_rng(3)
-    for sensed, observation in walk(exported, 6):
+    drawn = np.random.default_rng(3)
+
+    def same_noise(*_: Any, **__: Any) -> PlanNoise:
         noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
-        draw_noise(random, noise)
-        draws = {name: torch.from_numpy(values) for name, values in noise.items()}
-        plan = mppi(
-            model,
-            model.encode(torch.from_numpy(observation)[None]),
-            shift(mean),
-            PlanNoise(draws["noise_samples"][:, :, None], draws["noise_policy"][:, None]),
-            config=config,
-            discount=agent.config.loss.discount,
-            min_std=config.std(step),
-        )
-        mean = plan.mean
-        expected = bundle.actuate(mean[0, 0].numpy(), described.low, described.high)
+        draws = {name: torch.from_numpy(values) for name, values in draw_noise(drawn, noise).items()}
+        return PlanNoise(draws["noise_samples"][:, :, None], draws["noise_policy"][:, None])
+
+    monkeypatch.setattr("tdmpc.actor.draw_noise", same_noise)
+    actor = Actor(agent, lanes=1, seed=0)
+    for sensed, observation in walk(exported, 6):
+        action = actor.act(torch.from_numpy(observation)[None], step=step, explore=False)
+        expected = bundle.actuate(action[0].numpy(), described.low, described.high)
         assert controller.act(sensed) == pytest.approx(expected, abs=2e-5)
-        assert controller.plan == pytest.approx(mean[:, 0].numpy(), abs=1e-5)
-        assert controller.value == pytest.approx((plan.value * model.reward_scale).item(), rel=1e-4, abs=1e-4)
+        assert controller.plan is not None
+        assert shift(torch.from_numpy(controller.plan)).numpy() == pytest.approx(actor.mean[:, 0].numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.export.delay])
+def test_a_pipeline_that_is_quick_enough_does_the_same(export_case: ExportCase, name: str) -> None:
+    """A pipelined controller whose plans are ready in time answers as one that waits for them."""
+    exported = export_case(name)
+    waiting, ahead = (Controller.load(exported.folder, pipelined=each) for each in (False, True))
+    for sensed, _ in walk(exported, 6):
+        assert ahead.act(sensed).tolist() == waiting.act(sensed).tolist()
+        while not ahead._planning.is_free(0.0):
+            time.sleep(0.001)
+    assert ahead.counters.late == waiting.counters.late == 0
+    ahead.close()
 
 
 @torch.no_grad()
@@ -387,12 +397,17 @@ def test_a_run_that_went_on_is_not_compared(export_case: ExportCase) -> None:
 
 
 def test_the_cases_cover_what_they_should() -> None:
-    """Both presets, with and without termination, pruned and dense, one to six actuators are exported."""
+    """Both presets, with and without termination, pruned and dense, one to six actuators, with and without delay and
+    limit of change are exported.
+    """
     cases = CASES.values()
     assert {(case.preset, case.terminates) for case in cases} == {
         (preset, terminates) for preset in ("default", "reference") for terminates in (False, True)
     }
     assert len({case.widths for case in cases}) == 2 and len({case.env for case in cases}) == 4
+    assert {(bool(case.export.delay), case.max_change is not None) for case in cases} == {
+        (delayed, smooth) for delayed in (False, True) for smooth in (False, True)
+    }
 
 
 def test_opset_is_the_one_asked_for(exported: Exported) -> None:
@@ -412,22 +427,9 @@ def test_a_bundle_that_finds_no_room_is_named(tmp_path: Path) -> None:
     assert caught.value.filename == str(out) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"delay": (1,)}, "trained with a delay"),
-        ({"planner": {"max_change": 0.1}}, "trained with --planner.max-change"),
-    ],
-    ids=["delay", "smooth"],
-)
-def test_what_needs_past_actions_is_refused(
-    export_case: ExportCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
-) -> None:
-    """A run whose plans depend on actions before is not exported: its bundle would plan from the wrong ones."""
-
-    def trained_so(run: Path, **options: Any) -> Any:
-        return load_agent(run, **options, **changes)
-
-    monkeypatch.setattr("deploy.original.load_agent", trained_so)
-    with pytest.raises(BundleError, match=says):
-        export(export_case("default").run, tmp_path / "bundle", ExportConfig())
+@pytest.mark.parametrize(("delay", "says"), [(-1, "at least 0"), (9999, "less than the 1000 decisions of an episode")])
+def test_a_delay_that_cannot_be_is_refused(export_case: ExportCase, tmp_path: Path, delay: int, says: str) -> None:
+    """A delay below nought, or after which the episode is over, is one line, and nothing is written."""
+    with pytest.raises(ConfigError, match=f"--delay must be {says}"):
+        export(export_case("reference-pruned").run, tmp_path / "bundle", ExportConfig(delay=delay))
+    assert not list(tmp_path.iterdir())

@@ -326,7 +326,7 @@ def planned(
 ) -> Trace:
     """A plan as a graph would make it that chooses its elites so, and whose values are off by so much."""
     model, settings, _ = original
-    observation, previous, noise = inputs
+    observation, previous, noise, _ = inputs
     z = model.encode(observation[None])
     proposals = propose(model, z, noise.policy[:, None], config=settings.planner, discount=settings.discount)
     mean, made = shift(previous)[:, None], []
@@ -345,7 +345,7 @@ def planned(
 def compared(original: Original, inputs: Inputs, trace: Trace) -> list[str]:
     own = planned(original, inputs, lambda ranked: ranked[:8]).mean
     found = [difference(original, inputs, trace, own)]
-    scale = value_scale(original, inputs[0][None], inputs[2].samples[0][:, None])
+    scale = value_scale(original, inputs.observation[None], inputs.noise.samples[0][:, None])
     return parity(original, found, scale).failures(worth=False)
 
 
@@ -403,6 +403,6 @@ def test_a_probe_changes_no_bit(graphs_of: Callable[[str], Graphs], tmp_path: Pa
     """In ONNX Runtime, a graph with probes plans what the graph without them does."""
     (original, _, observations), path = source_of("learned"), tmp_path / bundle.PLANNER
     onnx.save(graphs_of("learned")[bundle.PLANNER], path)
-    given = original.feed(*case(plan_cases(original, observations[:1, :1], seed=0), 0, 0))
+    given = original.feed(case(plan_cases(original, observations[:1, :1], seed=0), 0, 0))
     bare, probed = (load(path, Runtime())(given) for load in (backends.load, probe.load))
     assert all(np.array_equal(bare[name], probed[name]) for name in bundle.DECISION)
