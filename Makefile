@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test lint attack mutation results setup clean FORCE
+.PHONY: demo test lint attack mutation results docs setup clean FORCE
 .DEFAULT_GOAL := setup
 
 demo: setup
@@ -35,6 +35,12 @@ mutation: setup
 # Tables and figures of README.md, results/README.md and docs/ from the CSVs in results/.
 results: setup
 	$(BIN)/tdmpc results render
+
+# The site, in build/site; a link that leads nowhere fails. What builds it is installed here, and by nothing else.
+docs: setup
+	$(PIP) install --quiet --constraint requirements.lock --no-build-isolation --editable '.[docs]'
+	$(BIN)/python docs/site.py build/pages
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 setup: $(STAMP)
 

@@ -1,1 +1,1 @@
-"""Component-aware structured pruning of modules made of named components; ``tdmpc_groups`` knows TD-MPC."""
+"""Component-aware structured pruning of modules made of named components; ``tdmpc_agent`` knows TD-MPC."""

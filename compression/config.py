@@ -73,7 +73,7 @@ class PruneConfig:
     observe: bool = False
     """Record every criterion's score of every group in the snapshots, also with target 0, where nothing is cut."""
     observe_every: int = 1
-    """Updates for each one whose gradients are looked at."""
+    """Observe the gradients of every n-th update."""
     snapshot_every: int | None = None
     """Environment steps between two records of every unit's importance; a fiftieth of the run when not given."""
 
@@ -101,15 +101,15 @@ class PruneConfig:
         return Limits(dense.widths, floors, self.round_to)
 
 
-def resolved(config: PruneConfig, *, begin: int, length: int) -> PruneConfig:
+def resolved(config: PruneConfig, *, first_update: int, length: int) -> PruneConfig:
     """The settings with what was not given filled in.
 
     Args:
         config: the settings.
-        begin: step of the first update.
+        first_update: step of the first update.
         length: steps of the run.
     """
-    start, end = (begin + round(share * (length - begin)) for share in (FIRST, LAST))
+    start, end = (first_update + round(share * (length - first_update)) for share in (FIRST, LAST))
     return replace(
         config,
         start=start if config.start is None else config.start,
@@ -119,14 +119,14 @@ def resolved(config: PruneConfig, *, begin: int, length: int) -> PruneConfig:
     )
 
 
-def check(config: PruneConfig, dense: Groups, current: Groups, *, begin: int, length: int) -> None:
+def check(config: PruneConfig, dense: Groups, current: Groups, *, first_update: int, length: int) -> None:
     """Refuse, before training starts, what cannot work.
 
     Args:
         config: ``resolved`` settings.
         dense: the model as it was at first, which targets and limits refer to.
         current: the model as it is.
-        begin: step of the first update.
+        first_update: step of the first update.
         length: steps of the run.
 
     Raises:
@@ -137,7 +137,7 @@ def check(config: PruneConfig, dense: Groups, current: Groups, *, begin: int, le
     ]
     problems += _without_effect(config)
     if config.target:
-        problems += _impossible(config, dense, begin=begin, length=length)
+        problems += _impossible(config, dense, first_update=first_update, length=length)
     if config.target and not problems:
         problems = _unreachable(config, dense, current)
     if problems:
@@ -157,13 +157,13 @@ def _without_effect(config: PruneConfig) -> list[str]:
     ]
 
 
-def _impossible(config: PruneConfig, dense: Groups, *, begin: int, length: int) -> list[str]:
+def _impossible(config: PruneConfig, dense: Groups, *, first_update: int, length: int) -> list[str]:
     """What is wrong with times, components and widths."""
     problems = []
     assert config.start is not None and config.end is not None
-    if not begin <= config.start < config.end:
+    if not first_update <= config.start < config.end:
         problems.append(
-            f"--prune.start must be at least {begin}, when learning begins, and below --prune.end, "
+            f"--prune.start must be at least {first_update}, when learning begins, and below --prune.end, "
             f"got {config.start} and {config.end}"
         )
     if config.end > length:

@@ -80,17 +80,6 @@ class Axis:
         return self.component if self.layer is None else f"{self.component}.{self.layer}"
 
 
-class Group(NamedTuple):
-    """One group and what removing it alone would save."""
-
-    component: str
-    layer: int | None
-    head: int
-    unit: int
-    parameters: int
-    macs: int
-
-
 class Cost(NamedTuple):
     """A cost as a polynomial in the widths of all axes: a weight is a product of at most two of them."""
 
@@ -165,21 +154,6 @@ class Groups:
                 shape[piece.dim] = 1
             form += calls * math.prod(shape) * np.outer(*sides)
         return Cost(form)
-
-    def groups(self) -> list[Group]:
-        """Every group with its cost."""
-        widths = np.array(list(self.widths.values()), dtype=float)
-        units = {budget: self.polynomial(budget).of_a_unit(widths) for budget in ("macs", "parameters")}
-        return [
-            Group(
-                *(axis.component, axis.layer, head, unit),
-                parameters=round(units["parameters"][index] / axis.heads),
-                macs=round(units["macs"][index] / axis.heads),
-            )
-            for index, axis in enumerate(self.axes)
-            for head in range(axis.heads)
-            for unit in range(axis.size)
-        ]
 
     def cuts(self, name: str) -> list[tuple[Slice, Axis]]:
         """The axes that run through a parameter, at most two and each along its own dimension, with where they lie."""

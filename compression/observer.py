@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression.config import PruneConfig
 from compression.groups import Groups, Keep
 from compression.importance import (
     BY_GROUP,
@@ -23,6 +24,12 @@ from compression.importance import (
     observed,
     sums_of,
 )
+
+WATCHED: tuple[CriterionName, ...] = ("gradient", "fisher", "bayesian", "taylor", "l1", "l2", "pq")
+"""What is recorded of every group where all criteria are watched."""
+ALL = "all/"
+WATCHED_EVERY = 8
+"""All criteria look at every eighth of the updates that one looks at: so they cost little."""
 
 
 class Observer:
@@ -44,7 +51,7 @@ class Observer:
         Args:
             groups: of what is trained.
             criteria: that are to be known.
-            every: updates for each one that is looked at.
+            every: look at every n-th update.
             smoothing: share of the past in the averages, for each look.
             forgetting: share of the past in the posterior, for each look.
             parts: whether shared axes are also observed component by component (``Groups.with_parts``).
@@ -55,10 +62,10 @@ class Observer:
         self.needed: tuple[Moment, ...] = tuple(
             dict.fromkeys(moment for name in criteria for moment in NEEDED.get(name, ()))
         )
-        self._follow(groups)
+        self._set_groups(groups)
         self.statistics = nothing_seen(self.table.total, self.needed, device)
 
-    def _follow(self, groups: Groups) -> None:
+    def _set_groups(self, groups: Groups) -> None:
         self.table = groups.with_parts() if self.parts else groups
         self.tally = Tally(self.table, self.device)
         self._sums: dict[Moment, Tensor] = {}
@@ -91,10 +98,10 @@ class Observer:
         return {name: self.table.split(CRITERIA[name](evidence).cpu()) for name in self.criteria}
 
     def keep(self, keep: Keep, groups: Groups) -> None:
-        """Follow a cut to the groups that stay."""
+        """Go on with the groups that a cut leaves."""
         parts = {part.name: keep[axis.name] for axis in self.table.axes if axis.name in keep for part in axis.parts}
         self.statistics = kept(self.statistics, self.table.flat({**keep, **parts}))
-        self._follow(groups)
+        self._set_groups(groups)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Its statistics: tensors, and numbers."""
@@ -111,4 +118,26 @@ class Observer:
             name: tensors[f"moments/{name}"].to(self.device).clone() for name in self.needed
         }
         self.statistics = Statistics(moments, shape=meta["shape"], weight=meta["weight"], **by_group)
-        self._follow(groups)
+        self._set_groups(groups)
+
+
+def observers(config: PruneConfig, groups: Groups, device: torch.device | str = "cpu") -> dict[str, Observer]:
+    """Who decides, and who watches all criteria; by what stands before their names in a checkpoint.
+
+    Each remembers as many updates as the other, however seldom it looks.
+    """
+
+    def observer(*criteria: CriterionName, every: int = 1) -> Observer:
+        return Observer(
+            groups,
+            criteria,
+            every=every * config.observe_every,
+            smoothing=config.smoothing**every,
+            forgetting=config.forgetting**every,
+            parts=every > 1 or config.allocation == "importance",
+            device=device,
+        )
+
+    decides = {"": observer(config.criterion)} if config.target or not config.observe else {}
+    watches = {ALL: observer(config.criterion, *WATCHED, every=WATCHED_EVERY)} if config.observe else {}
+    return decides | watches

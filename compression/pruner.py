@@ -1,12 +1,13 @@
 """The online pruner: observes gradients, decides, shrinks, guards, and records each event whole.
 
-It knows nothing of what it prunes but the table of its groups, and what a ``subject.Subject`` can do.
+It knows nothing of what it prunes but the table of its groups, and what a ``Prunable`` can do.
 """
 
 import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,28 +17,23 @@ from torch import Tensor
 from compression.allocation import Limits, allocate
 from compression.config import PruneConfig
 from compression.groups import Budget, Groups, Keep, all_units
+from compression.guard import blamed, objection
 from compression.importance import CriterionName
 from compression.levels import levels
-from compression.observer import Observer
-from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, snapshot_axis
+from compression.observer import ALL, WATCHED, Observer, observers
+from compression.prunable import Judgement, Prunable
+from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence, snapshot_axis
 from compression.shrink import composed
-from compression.subject import Judgement, Subject
 
 log = logging.getLogger(__name__)
 
 SEEDS = 1_000_003
 """Seeds of the random criterion lie this far apart for two runs: one more for each event."""
-WATCHED: tuple[CriterionName, ...] = ("gradient", "fisher", "bayesian", "taylor", "l1", "l2", "pq")
-"""What is recorded of every group where all criteria are watched."""
-ALL = "all/"
-WATCHED_EVERY = 8
-"""Updates for each one at which all criteria look, where one looks at every update: so they cost little."""
-
-S = TypeVar("S", bound=Subject)
+S = TypeVar("S", bound=Prunable)
 
 
 class OnlinePruner:
-    """Prunes one subject over a training run."""
+    """Prunes one model over a training run."""
 
     def __init__(
         self,
@@ -49,17 +45,17 @@ class OnlinePruner:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Begin before the first event.
+        """Start before the first event.
 
         Args:
             config: ``resolved`` and checked settings.
-            groups: of the subject as it is.
+            groups: of the model as it is.
             folder: where records go.
-            dense: of the subject as it was at first, which targets and limits refer to; as it is when not given.
+            dense: of the model as it was at first, which targets and limits refer to; as it is when not given.
             seed: of the random criterion.
-            device: where the subject is, and so its gradients and what they say.
+            device: where the model is, and so its gradients and what they say.
         """
-        self.config, self.seed, self.device = config, seed, device
+        self.config, self.seed = config, seed
         self.dense = dense or groups
         self.schedule, self.limits = config.timetable, config.limits(self.dense)
         self.journal, self.importance = Journal(folder / EVENTS), Journal(folder / IMPORTANCE)
@@ -75,35 +71,15 @@ class OnlinePruner:
         self.snapshot_at = 0
         self.units: Keep = {axis.name: all_units(axis) for axis in groups.axes}
         """The number that each unit had when pruning began."""
-        self.observers = {
-            **({"": self._observer(groups, (config.criterion,))} if config.target or not config.observe else {}),
-            **(
-                {ALL: self._observer(groups, (config.criterion, *WATCHED), every=WATCHED_EVERY)}
-                if config.observe
-                else {}
-            ),
-        }
-        """Who decides, and who watches all criteria; by what stands before their names in a checkpoint."""
-        self._follow(groups)
+        self.observers = observers(config, groups, device)
+        self._set_groups(groups)
 
     @property
     def decider(self) -> Observer:
         """The observer by whose criterion units go."""
         return next(iter(self.observers.values()))
 
-    def _observer(self, groups: Groups, criteria: tuple[CriterionName, ...], *, every: int = 1) -> Observer:
-        """One that remembers as many updates as any other, however seldom it looks."""
-        return Observer(
-            groups,
-            criteria,
-            every=every * self.config.observe_every,
-            smoothing=self.config.smoothing**every,
-            forgetting=self.config.forgetting**every,
-            parts=every > 1 or self.config.allocation == "importance",
-            device=self.device,
-        )
-
-    def _follow(self, groups: Groups) -> None:
+    def _set_groups(self, groups: Groups) -> None:
         self.groups = groups
         self._awaited = set(groups.shapes)
 
@@ -132,43 +108,43 @@ class OnlinePruner:
         known = all(observer.knows for observer in self.observers.values())
         return known and (self.schedule.events_by(step) > self.events or step // every > self.snapshot_at // every)
 
-    def advance(self, subject: S, *, step: int) -> S:
+    def advance(self, model: S, *, step: int) -> S:
         """Do what is due at a step of the training loop, between two updates.
 
         Returns:
-            The subject to go on with: a smaller one, or the same when no event was due or its cut was undone.
+            The model to go on with: a smaller one, or the same when no event was due or its cut was undone.
         """
         if not self.due(step):
-            return subject
+            return model
         events = self.schedule.events_by(step)
-        scores = self.scores(subject, draw=events, step=step)
-        self._snapshot(subject, scores, step)
+        scores = self.scores(model, draw=events, step=step)
+        self._snapshot(model, scores, step)
         if events > self.events:
             self.events = events
-            subject = self._event(subject, scores, step)
-        return subject
+            model = self._event(model, scores, step)
+        return model
 
-    def scores(self, subject: Subject, *, draw: int, step: int) -> dict[str, Tensor]:
+    def scores(self, model: Prunable, *, draw: int, step: int) -> dict[str, Tensor]:
         """The importance ``[E W]`` of every group by the criterion, by axis.
 
         Args:
-            subject: whose weights count.
+            model: whose weights count.
             draw: of the random criterion.
             step: when; the weight of history may depend on it.
         """
-        return self._by_all(self.decider, subject, draw=draw, step=step)[self.config.criterion]
+        return self._by_all(self.decider, model, draw=draw, step=step)[self.config.criterion]
 
     def _by_all(
-        self, observer: Observer, subject: Subject, *, draw: int, step: int
+        self, observer: Observer, model: Prunable, *, draw: int, step: int
     ) -> dict[CriterionName, dict[str, Tensor]]:
         return observer.scores(
-            subject.parameters(),
+            model.parameters(),
             torch.Generator().manual_seed(self.seed * SEEDS + draw),
             bound=self.config.bound,
             history=self.schedule.ramp(step) if self.config.history == "cosine" else 0.5,
         )
 
-    def _event(self, subject: S, scores: Mapping[str, Tensor], step: int) -> S:
+    def _event(self, model: S, scores: Mapping[str, Tensor], step: int) -> S:
         started = time.perf_counter()
         rested = [component for component, until in self.resting.items() if self.events <= until]
         goal = self._goal()
@@ -181,18 +157,20 @@ class OnlinePruner:
             limits=self._limits(rested),
         )
         if not keep:
-            return subject
-        smaller = self._cut(subject, keep)
-        judgement = smaller.judge(subject, self.events)
-        reason = self._objection(judgement) if self.config.guard else ""
-        blamed = self._blame(subject, keep) if reason else ""
-        chosen = subject if reason else self._taken_up(smaller)
+            return model
+        smaller = self._cut(model, keep)
+        judgement = smaller.judge(model, self.events)
+        reason = objection(judgement, self.config.tolerance) if self.config.guard else ""
+        to_blame = blamed(keep, self.groups, partial(self._judged, model)) if reason else ""
+        if self.config.moments == "reset":
+            smaller = smaller.with_fresh_optimizer()
+        chosen = model if reason else smaller
         record = {
             **self._heading(step),
             "goal": goal,
             "decision": "undone" if reason else "kept",
             "reason": reason,
-            "blamed": blamed,
+            "blamed": to_blame,
             "rested": rested,
             "axes": {
                 name: axis_record(self.groups[name], self.units[name], stay, scores[name])
@@ -204,57 +182,42 @@ class OnlinePruner:
             "cost": {budget: self._costs(chosen.groups, budget) for budget in ("macs", "parameters")},
         }
         if reason:
-            self.resting[blamed], self.boldness = self.events + self.config.rest, self.boldness / 2
+            self.resting[to_blame], self.boldness = self.events + self.config.rest, self.boldness / 2
         else:
             self.boldness = min(2 * self.boldness, 1.0)
-            self._adopt(keep, smaller.groups)
+            self._replace_groups(keep, smaller.groups)
         record["seconds"] = round(time.perf_counter() - started, 4)
         self.journal.append(record)
         log.info("%s", sentence(record))
         return chosen
 
-    def _cut(self, subject: S, keep: Keep) -> S:
-        return (subject.absorbed(keep) if self.config.absorb else subject).shrunk(keep)
+    def _cut(self, model: S, keep: Keep) -> S:
+        return (model.absorbed(keep) if self.config.absorb else model).shrunk(keep)
 
-    def _taken_up(self, smaller: S) -> S:
-        return smaller.with_fresh_optimizer() if self.config.moments == "reset" else smaller
+    def _judged(self, model: Prunable, keep: Keep) -> Judgement:
+        return self._cut(model, keep).judge(model, self.events)
 
     def _goal(self) -> float:
         """The share of the budget that is to have been removed after this event."""
-        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
-        return min(self.schedule.removed(self.events), self.schedule.most(left, self.boldness))
+        most = self.schedule.most(self._left(self.config.budget), self.boldness)
+        return min(self.schedule.removed(self.events), most)
+
+    def _left(self, budget: Budget) -> float:
+        return self.groups.cost(budget) / self.dense.cost(budget)
 
     def _limits(self, rested: Iterable[str]) -> Limits:
         resting = {axis.name: axis.size for axis in self.groups.axes if axis.component in rested}
         return replace(self.limits, floors={**self.limits.floors, **resting})
 
-    def _objection(self, judgement: Judgement) -> str:
-        """Why an event is not to stand, in words; empty where it may."""
-        name, worst = max(judgement.worsening.items(), key=lambda item: _or_infinite(item[1]))
-        if worst <= self.config.tolerance:
-            return ""
-        return f"{name} worse by {worst:.2f}, more than {self.config.tolerance}"
-
-    def _blame(self, subject: Subject, keep: Keep) -> str:
-        """The component whose cut alone does the most harm."""
-
-        def harm(component: str) -> float:
-            alone = {name: units for name, units in keep.items() if self.groups[name].component == component}
-            worsening = self._cut(subject, alone).judge(subject, self.events).worsening
-            return max(_or_infinite(value) for value in worsening.values())
-
-        components = list(dict.fromkeys(self.groups[name].component for name in keep))
-        return max(components, key=harm) if len(components) > 1 else components[0]
-
-    def _adopt(self, keep: Keep, groups: Groups) -> None:
+    def _replace_groups(self, keep: Keep, groups: Groups) -> None:
         for observer in self.observers.values():
             observer.keep(keep, groups)
         self.units = composed(self.units, keep)
-        self._follow(groups)
+        self._set_groups(groups)
 
     def shortfall(self) -> str:
         """What is missing from the target, in a sentence; empty where it is reached."""
-        left = self.groups.cost(self.config.budget) / self.dense.cost(self.config.budget)
+        left = self._left(self.config.budget)
         if left <= 1 - self.config.target:
             return ""
         return (
@@ -269,7 +232,7 @@ class OnlinePruner:
         """What is left, for the rows of metrics."""
         return {
             "prune/events": self.journal.lines,
-            **{f"prune/{b}_left": self.groups.cost(b) / self.dense.cost(b) for b in ("macs", "parameters")},
+            **{f"prune/{b}_left": self._left(b) for b in ("macs", "parameters")},
             **{f"width/{name}": width for name, width in self.groups.widths.items()},
         }
 
@@ -281,18 +244,18 @@ class OnlinePruner:
     def _costs(self, after: Groups, budget: Budget) -> dict[str, int]:
         return {"dense": self.dense.cost(budget), "before": self.groups.cost(budget), "after": after.cost(budget)}
 
-    def _snapshot(self, subject: Subject, scores: Mapping[str, Tensor], step: int) -> None:
+    def _snapshot(self, model: Prunable, scores: Mapping[str, Tensor], step: int) -> None:
         self.snapshot_at = step
         names = (axis.name for axis in self.groups.axes)
         axes = {name: snapshot_axis(self.units[name], scores[name]) for name in names}
-        self.snapshot = {**self._heading(step), "axes": axes, **self._watched(subject, step)}
+        self.snapshot = {**self._heading(step), "axes": axes, **self._watched(model, step)}
         self.importance.append(self.snapshot)
 
-    def _watched(self, subject: Subject, step: int) -> dict[str, Any]:
+    def _watched(self, model: Prunable, step: int) -> dict[str, Any]:
         if ALL not in self.observers:
             return {}
         watcher = self.observers[ALL]
-        known = self._by_all(watcher, subject, draw=0, step=step)
+        known = self._by_all(watcher, model, draw=0, step=step)
         return {
             "criteria": {name: {axis: rounded(known[name][axis]) for axis in self.units} for name in WATCHED},
             "levels": {name: levels(known[name], watcher.table) for name in WATCHED},
@@ -321,7 +284,7 @@ class OnlinePruner:
         return tensors, meta
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], groups: Groups) -> None:
-        """Go on from a saved state with a subject of these groups; records made after it are dropped."""
+        """Go on from a saved state with a model of these groups; records made after it are dropped."""
         for prefix, observer in self.observers.items():
             known, counted = (
                 {name.removeprefix(prefix): value for name, value in part.items() if name.startswith(prefix)}
@@ -333,18 +296,4 @@ class OnlinePruner:
         self.updates, self.snapshot_at = meta["updates"], meta["snapshot_at"]
         self.journal.resume(meta["event_lines"])
         self.importance.resume(meta["importance_lines"])
-        self._follow(groups)
-
-
-def _or_infinite(value: float) -> float:
-    """A number that is none is the worst of all."""
-    return value if value == value else float("inf")
-
-
-def sentence(record: Mapping[str, Any]) -> str:
-    """An event for the eye."""
-    cost = record["cost"][record["budget"]]
-    cut = ", ".join(f"{name} {axis['before']} -> {axis['after']}" for name, axis in record["axes"].items())
-    outcome = f"undone ({record['reason']}; {record['blamed']} rests)" if record["reason"] else "kept"
-    left = f"{cost['after'] / cost['dense']:.1%} of the {record['budget']} left"
-    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left}"
+        self._set_groups(groups)

@@ -153,3 +153,12 @@ def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
     left = {f"{budget}_left": cost["after"] / cost["dense"] for budget, cost in event["cost"].items()}
     losses = {f"{name} {when}": value for when, parts in event["losses"].items() for name, value in parts.items()}
     return {**plain, "cut": cut, **left, **losses}
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """An event for the eye."""
+    cost = record["cost"][record["budget"]]
+    cut = ", ".join(f"{name} {axis['before']} -> {axis['after']}" for name, axis in record["axes"].items())
+    outcome = f"undone ({record['reason']}; {record['blamed']} rests)" if record["reason"] else "kept"
+    left = f"{cost['after'] / cost['dense']:.1%} of the {record['budget']} left"
+    return f"event {record['event']} at {record['env_steps']:,} steps: {cut}; {outcome}; {left}"

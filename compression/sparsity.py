@@ -61,36 +61,23 @@ def soft_sparsity(w: Float[Tensor, "*M D"], q: float) -> Float[Tensor, "*M"]:
     return _quotient(w, 1, q, of_zero=1.0)
 
 
-def tail_bound(w: Float[Tensor, "*M D"], kept: int, q: float) -> Float[Tensor, "*M"]:
-    """What the l1 norm of all but the ``kept`` largest weights is at most, by the soft sparsity alone.
-
-    ``c |w|_q kept^(1 - 1/q)`` with the best constant ``c = q (1 - q)^(1/q - 1)``, 1/4 for q = 1/2
-    (Foucart and Rauhut, *A Mathematical Introduction to Compressive Sensing*, 2013, theorem 2.5).
-    """
-    l1 = _norm(w, 1)
-    return l1 if kept == 0 else torch.minimum(l1, _weak_norm(w, q) * kept ** (1 - 1 / q))
-
-
 def weights_sufficient(w: Float[Tensor, "*M D"], tolerance: float, q: float) -> Int[Tensor, "*M"]:
     """A number of largest weights that leaves a tail of at most ``tolerance``, by the soft sparsity alone.
 
+    The tail behind the k largest is at most ``c |w|_q k^(1 - 1/q)`` with the best constant ``c = q (1 - q)^(1/q - 1)``,
+    1/4 for q = 1/2 (Foucart and Rauhut, *A Mathematical Introduction to Compressive Sensing*, 2013, theorem 2.5).
     With weights times the largest magnitude of their inputs, this keeps a neuron's output within ``tolerance``.
     """
-    l1 = _norm(w, 1)
-    kept = (_weak_norm(w, q) / tolerance) ** (q / (1 - q))
-    return torch.where(l1 <= tolerance, 0.0, kept.ceil().clamp(max=w.shape[-1])).long()
+    _check_soft(q)
+    weak_norm = q * (1 - q) ** (1 / q - 1) * _norm(w, q)
+    kept = (weak_norm / tolerance) ** (q / (1 - q))
+    return torch.where(_norm(w, 1) <= tolerance, 0.0, kept.ceil().clamp(max=w.shape[-1])).long()
 
 
 def weights_needed(w: Float[Tensor, "*M D"], tolerance: float) -> Int[Tensor, "*M"]:
     """The least number of weights that leaves a tail of at most ``tolerance``: by sorting, [3, 2, 1] and 1 give 2."""
     tails = w.abs().double().sort(-1).values.cumsum(-1)
     return w.shape[-1] - (tails <= tolerance).sum(-1)
-
-
-def _weak_norm(w: Tensor, q: float) -> Tensor:
-    """``c |w|_q``."""
-    _check_soft(q)
-    return q * (1 - q) ** (1 / q - 1) * _norm(w, q)
 
 
 def _check_soft(q: float) -> None:

@@ -14,11 +14,12 @@ from deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
-from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig, check, check_delay
+from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
+from tdmpc.config_checks import check, check_delay
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 
 COMPARED = 100

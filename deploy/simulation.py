@@ -25,7 +25,7 @@ from deploy.backends import Graph, Runtime
 from deploy.bundle import Bundle, BundleError
 from deploy.controller import Controller
 from tdmpc.envs import make_bare_env
-from tdmpc.lanes import episode_seed
+from tdmpc.vector_env import episode_seed
 
 Latency = Callable[[float], float]
 """Seconds that a decision takes, given those that it took here."""

@@ -24,9 +24,9 @@ from tdmpc.config import Linear, PlannerConfig, from_json
 from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.guard import DIVERGED
-from tdmpc.lanes import episode_seed
 from tdmpc.planner import PlanNoise
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
+from tdmpc.vector_env import episode_seed
 
 log = logging.getLogger(__name__)
 

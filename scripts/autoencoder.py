@@ -1,45 +1,34 @@
 """``tdmpc autoencoder``: a second user of the compression code; how well images survive, by criterion and size."""
 
 import dataclasses
-import gzip
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 import tyro
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from compression.absorb import Watch, absorbed
 from compression.config import PruneConfig, check, resolved
-from compression.groups import Axis, Groups, Keep, Slice
 from compression.importance import CRITERIA, CriterionName
 from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
-from compression.shrink import load_training_state, shrink, training_state
-from compression.subject import Judgement
 from scripts import ranges
+from scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
 from scripts.csv_tables import write_table
+from scripts.digits import Images, digits, mnist
 from scripts.report.comparison import gallery, tradeoff
 from scripts.report.page import page, saved
 from scripts.report.pruning import importance, losses, outcome, units, widths
 from tdmpc import runs
-from tdmpc.checkpoint import prefixed
-from tdmpc.config import ConfigError, Widths, to_json
+from tdmpc.config import ConfigError, to_json
 from tdmpc.files import write_whole
-from tdmpc.layers import mlp
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
@@ -47,15 +36,6 @@ STEP = "updates"
 TABLE = "results.csv"
 ROUNDED = {"parameters_left": 4, "psnr": 3}
 """Digits behind the point, in the table."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Widths of an autoencoder."""
-
-    encoder: Widths = (128, 64)
-    latent: int = 32
-    decoder: Widths = (64, 128)
 
 
 @dataclass(frozen=True)
@@ -84,163 +64,6 @@ class AutoencoderArgs:
     threads: int = 1
 
 
-# Images ----------------------------------------------------------------------------------------------------------
-
-
-class Images(NamedTuple):
-    """Pictures with values from 0 to 1, a row each."""
-
-    train: Float[Tensor, "N X"]
-    held_out: Float[Tensor, "N X"]
-    """Judges pruning events."""
-    test: Float[Tensor, "N X"]
-    side: int
-
-
-def digits() -> Images:
-    """scikit-learn's digits, in a fixed order."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install 'tdmpc[train]'") from error
-    pictures = torch.from_numpy(load_digits(return_X_y=True)[0]).float() / 16
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-    test, held_out, train = pictures[order].split([300, 200, len(pictures) - 500])
-    return Images(train, held_out, test, side=8)
-
-
-def mnist(folder: Path) -> Images:
-    """MNIST from its IDX files.
-
-    Raises:
-        ConfigError: they are not there, or not what they should be.
-    """
-    train, test = (_read_idx(folder, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
-    return Images(train[1000:], train[:1000], test, side=math.isqrt(train.shape[1]))
-
-
-def _read_idx(folder: Path, name: str) -> Float[Tensor, "N X"]:
-    """Pictures of an IDX file: magic 0, 0, 8 (bytes), 3 (axes); three big-endian sizes; the bytes."""
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
-    if path is None:
-        raise ConfigError(f"--mnist: {folder} has no {name} (or {name}.gz)")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    sizes = np.frombuffer(content[4:16], ">u4").tolist()
-    if content[:4] != bytes([0, 0, 8, 3]) or len(sizes) != 3 or len(content) != 16 + math.prod(sizes):
-        raise ConfigError(f"--mnist: {path} is no IDX file of pictures, or is cut short")
-    pictures = np.frombuffer(content, np.uint8, offset=16).reshape(sizes[0], -1)
-    return torch.from_numpy(pictures.astype(np.float32) / 255)
-
-
-# The model and its groups ----------------------------------------------------------------------------------------
-
-
-class Autoencoder(nn.Module):
-    """Encoder, latent, decoder; the outputs are squashed to the range of the pictures."""
-
-    def __init__(self, shape: Shape, pixels: int) -> None:
-        super().__init__()
-        self.shape = shape
-        self.encoder = mlp(pixels, shape.encoder, shape.latent)
-        self.decoder = mlp(shape.latent, shape.decoder, pixels)
-
-    def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N X"]:
-        return torch.sigmoid(self.decoder(self.encoder(x)))
-
-    @cached_property
-    def groups(self) -> Groups:
-        """Hidden units of both components, and the latent coordinates that couple them."""
-        hidden = [
-            Axis(name, layer, width, (*_rows(name, layer), Slice(f"{name}.{2 * layer + 2}.weight", 1)))
-            for name in ("encoder", "decoder")
-            for layer, width in enumerate(getattr(self.shape, name))
-        ]
-        last = len(self.shape.encoder)
-        written = (piece._replace(component="encoder") for piece in _rows("encoder", last))
-        read = Slice("decoder.0.weight", 1, component="decoder")
-        latent = Axis("latent", None, self.shape.latent, (*written, read))
-        shapes = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
-        return Groups((*hidden, latent), shapes, {name: 1 for name in shapes if name.endswith("weight")})
-
-
-def _rows(component: str, layer: int) -> tuple[Slice, Slice]:
-    """Linear layers have the even places, activations lie between them."""
-    return Slice(f"{component}.{2 * layer}.weight", 0), Slice(f"{component}.{2 * layer}.bias", 0)
-
-
-def with_widths(shape: Shape, widths: Mapping[str, int]) -> Shape:
-    """A shape with other widths, by the names of axes."""
-
-    def layers(name: str) -> Widths:
-        return tuple(widths[f"{name}.{layer}"] for layer in range(len(getattr(shape, name))))
-
-    return Shape(layers("encoder"), widths["latent"], layers("decoder"))
-
-
-def psnr(model: nn.Module, pictures: Float[Tensor, "N X"]) -> float:
-    """Peak signal-to-noise ratio of the reconstructions in dB; the peak is 1."""
-    with torch.no_grad():
-        return -10 * math.log10(F.mse_loss(model(pictures), pictures).item())
-
-
-class Training:
-    """An autoencoder with its optimiser: what is trained, and what the pruner sees."""
-
-    def __init__(self, shape: Shape, images: Images, learning_rate: float) -> None:
-        self.images, self.learning_rate = images, learning_rate
-        self.model = Autoencoder(shape, images.train.shape[1])
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
-
-    @property
-    def groups(self) -> Groups:
-        """As the model is now."""
-        return self.model.groups
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """By name."""
-        return dict(self.model.named_parameters())
-
-    def shrunk(self, keep: Keep) -> Self:
-        """A smaller one with the moments that belong to it."""
-        state = shrink(training_state(self.model, self.optimizer), self.groups, keep)
-        return self._holding(with_widths(self.model.shape, self.groups.kept(keep).widths), state)
-
-    def _holding(self, shape: Shape, state: Mapping[str, Tensor]) -> Self:
-        other = type(self)(shape, self.images, self.learning_rate)
-        load_training_state(other.model, other.optimizer, state)
-        return other
-
-    @torch.no_grad()
-    def absorbed(self, keep: Keep) -> Self:
-        """The same size; on the training pictures, what will go is read from what stays."""
-        with Watch(self.parameters()) as watch:
-            self.model(self.images.train)
-        state = absorbed(training_state(self.model, self.optimizer), self.groups, keep, watch.inputs())
-        return self._holding(self.model.shape, state)
-
-    def with_fresh_optimizer(self) -> Self:
-        """The same autoencoder, Adam as at the beginning."""
-        return self._holding(self.model.shape, prefixed("model", self.model.state_dict()))
-
-    @torch.no_grad()
-    def judge(self, before: Self, draw: int) -> Judgement:
-        """On all held-out pictures; the error as a share of what the mean picture leaves."""
-        pictures = self.images.held_out
-        errors = [F.mse_loss(training.model(pictures), pictures).item() for training in (before, self)]
-        ratios = [psnr(training.model, pictures) for training in (before, self)]
-        constant = pictures.var(0, correction=0).mean().item()
-        losses = [{"reconstruction": error, "psnr": ratio} for error, ratio in zip(errors, ratios, strict=True)]
-        return Judgement(*losses, worsening={"reconstruction": (errors[1] - errors[0]) / constant})
-
-    def update(self, pictures: Float[Tensor, "N X"], pruner: OnlinePruner | None) -> None:
-        """One step of Adam."""
-        self.optimizer.zero_grad()
-        F.mse_loss(self.model(pictures), pictures).backward()
-        if pruner:
-            pruner.observe(self.parameters())
-        self.optimizer.step()
-
-
 # Experiments -----------------------------------------------------------------------------------------------------
 
 
@@ -260,29 +83,6 @@ def train(
             row = pruner.row() if pruner else {}
             rows.append({"kind": "eval", "env_steps": step, "psnr": psnr(training.model, images.held_out), **row})
     return training.model, rows
-
-
-def scratch_shape(dense: Shape, pixels: int, target: float) -> Shape:
-    """The largest evenly narrowed shape with no more parameters than pruning to a target leaves."""
-    most = (1 - target) * count(dense, pixels)
-    for scale in np.linspace(1, 0, 400, endpoint=False):
-        shape = _narrowed(dense, float(scale))
-        if count(shape, pixels) <= most:
-            return shape
-    raise ConfigError(f"--targets: {target} leaves less than one unit in each layer")
-
-
-def _narrowed(shape: Shape, scale: float) -> Shape:
-    def narrow(width: int) -> int:
-        return max(round(width * scale), 1)
-
-    return Shape(tuple(map(narrow, shape.encoder)), narrow(shape.latent), tuple(map(narrow, shape.decoder)))
-
-
-def count(shape: Shape, pixels: int) -> int:
-    """Parameters of an autoencoder."""
-    widths = (pixels, *shape.encoder, shape.latent, *shape.decoder, pixels)
-    return sum((before + 1) * after for before, after in pairwise(widths))
 
 
 class Run(NamedTuple):
@@ -313,7 +113,7 @@ def pruning(args: AutoencoderArgs, run: Run) -> PruneConfig:
     """How a run is pruned, or a dense one watched, with everything filled in."""
     criterion: Any = args.prune.criterion if run.method == DENSE else run.method
     prune = dataclasses.replace(args.prune, target=run.target, criterion=criterion)
-    return resolved(prune, begin=0, length=args.steps)
+    return resolved(prune, first_update=0, length=args.steps)
 
 
 def main(arguments: list[str]) -> int:
@@ -355,7 +155,7 @@ def _check(args: AutoencoderArgs, pixels: int) -> None:
     groups = Autoencoder(args.shape, pixels).groups
     for target in args.targets:
         prune = pruning(args, Run(args.criteria[0], target, 0))
-        check(prune, groups, groups, begin=0, length=args.steps)
+        check(prune, groups, groups, first_update=0, length=args.steps)
         scratch_shape(args.shape, pixels, target)
 
 

@@ -10,7 +10,9 @@ import torch
 from compression.allocation import allocate
 from compression.config import PruneConfig, resolved
 from compression.pruner import OnlinePruner
-from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups, with_widths
+from compression.tdmpc_agent.agent import PrunableAgent
+from compression.tdmpc_agent.groups import agent_groups, with_widths
+from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.agent import Agent
 from tdmpc.config import ReplayConfig, TrainConfig
 from tdmpc.replay import Replay
@@ -40,10 +42,10 @@ class PruningBench:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.replay = synthetic_replay(agent)
-        self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), begin=0, length=1000)
+        self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), first_update=0, length=1000)
         self.unwatched = agent.watch
         self.hooks = AgentPruner(self.settings, agent.config.model, Path())  # writes nothing: no step is ever told
-        self.hooks.follow(agent)
+        self.hooks.attach(agent)
         self.watched = agent.watch
         self.watch(False)
 
@@ -53,12 +55,12 @@ class PruningBench:
 
     def event(self) -> None:
         """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
-        subject = AgentSubject.of(self.agent, self.replay, step=0)
+        prunable = PrunableAgent.of(self.agent, self.replay, step=0)
         with tempfile.TemporaryDirectory() as folder:
-            pruner = OnlinePruner(self.settings, subject.groups, Path(folder), device=self.agent.device)
+            pruner = OnlinePruner(self.settings, prunable.groups, Path(folder), device=self.agent.device)
             pruner.decider.statistics = self.hooks.pruner.decider.statistics
-            chosen = pruner.advance(subject, step=200)
-        if chosen is not subject:
+            chosen = pruner.advance(prunable, step=200)
+        if chosen is not prunable:
             chosen.agent()
 
 

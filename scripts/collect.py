@@ -9,25 +9,17 @@
 A run records the commit of the checkout that made it; where there was none, whoever collects says it.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from compression import records
+from scripts.collect_pruning import events, importance
 from scripts.csv_tables import read_table
-from scripts.errors import ResultsError
-from scripts.estimates import correlation
-from scripts.suite import SUMMARY
+from scripts.suite_entries import Entry, entries, mean, read_json, reading, training_rows
 from tdmpc import runs
-from tdmpc.metrics import read_rows
 
 RUNS, CURVES, EVENTS, IMPORTANCE, LATENCY = (
     f"{name}.csv" for name in ("runs", "curves", "events", "importance", "latency")
@@ -37,13 +29,8 @@ Table = list[dict[str, Any]]
 PARTS = ("plan", "update", "environment", "replay", "prune")
 PER_UPDATE = ("update", "replay")
 """Parts of the loop whose logged time is that of an update; of the others it is that of a decision."""
-EPISODES = 3
-"""Training episodes before an event, and after it, over which returns are averaged."""
 LAST = 5
 """Training episodes at the end of a run over which its decision rate is averaged."""
-SNAPSHOTS = 12
-"""Of the importance, evenly spaced over a run: neighbouring ones tell the same."""
-
 OF_SUMMARY = (
     *("return_mean", "return_std", "episodes", "env_steps", "agent_steps", "planning_macs", "planning_macs_dense"),
     *("parameters", "parameters_dense", "wall_s", "ms_per_plan_p50"),
@@ -61,24 +48,6 @@ OF_LATENCY = (
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A run as its suite's summary names it."""
-
-    task: str
-    method: str
-    seed: int
-    status: str
-    """finished, failed, or not finished."""
-    command: str
-    folder: Path
-
-    @property
-    def name(self) -> dict[str, Any]:
-        """The first columns of every table."""
-        return {"task": self.task, "method": self.method, "seed": self.seed}
-
-
 def collect(suite: Path, *, revision: str = "") -> dict[str, Table]:
     """The tables of a suite by file name; those without rows are left out.
 
@@ -94,44 +63,11 @@ def collect(suite: Path, *, revision: str = "") -> dict[str, Table]:
     tables = {
         RUNS: [_run_row(entry, revision) for entry in every],
         CURVES: [row for entry in finished for row in _curve(entry)],
-        EVENTS: [row for entry in finished for row in _events(entry)],
-        IMPORTANCE: [row for entry in finished for row in _importance(entry)],
+        EVENTS: [row for entry in finished for row in events(entry)],
+        IMPORTANCE: [row for entry in finished for row in importance(entry)],
         LATENCY: [row for entry in finished for row in _latency(entry)],
     }
     return {name: [_short(row) for row in table] for name, table in tables.items() if table}
-
-
-def entries(suite: Path) -> list[Entry]:
-    """The runs of a suite, by its summary; raises as ``collect``."""
-    path = suite / SUMMARY
-    if not path.exists():
-        raise ResultsError(f"{suite} is no suite's folder: there is no {SUMMARY}. tdmpc suite makes one")
-    table = read_table(path, "task", "method", "seed", "status", "command")
-    with _reading(path):
-        return [_entry(row, suite) for row in table.to_dict("records")]
-
-
-def _entry(row: Mapping[str, str], suite: Path) -> Entry:
-    folder = suite / row["task"] / f"{row['method']}-{row['seed']}"
-    # A run may have ended since the summary was written, or be under way again.
-    status = "finished" if (folder / runs.SUMMARY).exists() else row["status"]
-    return Entry(
-        task=row["task"],
-        method=row["method"],
-        seed=int(row["seed"]),
-        status=status if status in ("finished", "failed") else "not finished",
-        command=_portable(row["command"], suite.resolve().name),
-        folder=folder,
-    )
-
-
-def _portable(command: str, suite: str) -> str:
-    """A command with its run folders where a suite of this name has them, not where they were on one machine."""
-    words = command.split()
-    if "--run-dir" not in words:
-        return command
-    made_in = Path(words[words.index("--run-dir") + 1]).parents[1]
-    return command.replace(str(made_in), f"runs/suites/{suite}")
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,28 +76,6 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
         name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
         for name, value in row.items()
     }
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Have whatever is wrong with a file be one line that names it."""
-    try:
-        yield path
-    except ResultsError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _json(path: Path) -> Any:
-    with _reading(path):
-        return json.loads(path.read_text())
-
-
-def _training(entry: Entry) -> list[dict[str, Any]]:
-    """The rows of training episodes."""
-    with _reading(entry.folder / runs.METRICS) as path:
-        return [row for row in read_rows(path) if row["kind"] == "train"]
 
 
 # Runs and curves -------------------------------------------------------------------------------------------------
@@ -178,18 +92,18 @@ def _run_row(entry: Entry, revision: str) -> dict[str, Any]:
 
 def _outcome(entry: Entry) -> dict[str, Any]:
     """The figures of a finished run."""
-    with _reading(entry.folder / runs.METRICS):  # the rows may lack what the times are counted by
-        spent = speed(_training(entry))
-    with _reading(entry.folder / runs.SUMMARY) as path:
-        summary = _json(path)
+    with reading(entry.folder / runs.METRICS):  # the rows may lack what the times are counted by
+        spent = speed(training_rows(entry))
+    with reading(entry.folder / runs.SUMMARY) as path:
+        summary = read_json(path)
         # An agent that was never pruned is its own dense one; the first summaries did not say so.
         dense = {name: summary[name.removesuffix("_dense")] for name in OF_SUMMARY if name.endswith("_dense")}
         found = {**dense, **summary}
         figures = {name: found[name] for name in (*OF_SUMMARY, *OF_MACHINE)}
-    with _reading(entry.folder / runs.CONFIG) as path:
-        begun = _json(path)
-        revision = begun.get("revision") or summary.get("revision")  # some runs told it when they ended
-        return {**figures, **spent, "compiled": begun["config"]["compile"], "revision": revision}
+    with reading(entry.folder / runs.CONFIG) as path:
+        settings = read_json(path)
+        revision = settings.get("revision") or summary.get("revision")  # some runs told it when they ended
+        return {**figures, **spent, "compiled": settings["config"]["compile"], "revision": revision}
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -206,7 +120,7 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     last = table.tail(LAST).get("decisions_per_s", pd.Series(dtype=float)).dropna()
     return {
         "decisions_per_s": float(made["agent_steps"].sum()) / total if total else None,
-        "decisions_per_s_last": _mean(last.tolist()),
+        "decisions_per_s_last": mean(last.tolist()),
         **{f"share_{part}": time / total if total else None for part, time in seconds.items()},
     }
 
@@ -216,101 +130,21 @@ def _curve(entry: Entry) -> Table:
     return [{**entry.name, **row} for row in rows.to_dict("records")]
 
 
-# Pruning ---------------------------------------------------------------------------------------------------------
-
-
-def _events(entry: Entry) -> Table:
-    if not (entry.folder / records.EVENTS).exists():
-        return []
-    episodes = _training(entry)
-    with _reading(entry.folder / records.EVENTS) as path:
-        pairs = zip(records.flat_events(path), records.read(path), strict=True)
-        return [{**entry.name, **_event_row(flat, event, episodes)} for flat, event in pairs]
-
-
-def _event_row(
-    flat: Mapping[str, Any], event: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    worst = max(event["worsening"], key=event["worsening"].__getitem__)
-    before, after = returns_around(event["env_steps"], episodes)
-    return {
-        **{name.replace(" ", "_"): value for name, value in flat.items()},
-        "widths": ", ".join(f"{name} {width}" for name, width in event["widths"].items()),
-        "worsening": event["worsening"][worst],
-        "worst": worst,
-        "return_before": before,
-        "return_after": after,
-    }
-
-
-def returns_around(step: int, episodes: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
-    """Mean return of the last episodes that ended by a step, and of the first that began after it.
-
-    The episode that goes on at the step was played by the agents before and after it, and counts for neither. So with
-    episodes that end at 100, 200, 300, 400 and an event at 150, those are 100; and 300, 400.
-    """
-    ended = [episode["return"] for episode in episodes if episode["env_steps"] <= step]
-    later = [episode["return"] for episode in episodes if episode["env_steps"] > step][1:]
-    return _mean(ended[-EPISODES:]), _mean(later[:EPISODES])
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
-def _importance(entry: Entry) -> Table:
-    with _reading(entry.folder / records.IMPORTANCE) as path:
-        every = records.read(path)
-        chosen = np.linspace(0, len(every) - 1, min(SNAPSHOTS, len(every))).round().astype(int)
-        snapshots = [every[index] for index in chosen]
-        return [
-            {**entry.name, **row}
-            for before, snapshot in pairwise(snapshots)
-            for row in _movement(before, snapshot, snapshots[-1])
-        ]
-
-
-def _movement(
-    before: Mapping[str, Any], snapshot: Mapping[str, Any], last: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    for name, axis in snapshot["axes"].items():
-        yield {
-            "component": name.partition(".")[0],
-            "axis": name,
-            "env_steps": snapshot["env_steps"],
-            "event": snapshot["event"],
-            "units": len(axis["units"][0]),
-            "rank_previous": rank_correlation(before["axes"][name], axis),
-            "rank_last": rank_correlation(axis, last["axes"][name]),
-        }
-
-
-def rank_correlation(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
-    """Spearman's, of the scores of the units that two snapshots of an axis have both; the mean over its heads.
-
-    None where a head has too few of them, or where all its scores are the same.
-    """
-    heads = [[pd.Series(*head) for head in zip(axis["scores"], axis["units"], strict=True)] for axis in (one, other)]
-    pairs = [pd.concat(pair, axis=1, join="inner").to_numpy().T.tolist() for pair in zip(*heads, strict=True)]
-    found = [correlation(*pair) for pair in pairs]
-    return None if None in found else float(np.mean([each.statistic for each in found]))
-
-
 # Deployment ------------------------------------------------------------------------------------------------------
 
 
 def _latency(entry: Entry) -> Table:
     validated: dict[tuple[str, ...], float] = {}
-    agent: tuple[int, float] = (0, _json(entry.folder / runs.SUMMARY)["return_mean"])
+    agent: tuple[int, float] = (0, read_json(entry.folder / runs.SUMMARY)["return_mean"])
     for path in _steps(entry, "validate"):
-        with _reading(path):
-            found = _json(path)
+        with reading(path):
+            found = read_json(path)
             validated[_key(found)] = found["bundle_return_mean"]
             agent = max(agent, (found["episodes"], found["torch_return_mean"]), key=itemgetter(0))
     table = []
     for path in _steps(entry, "latency"):
-        with _reading(path):
-            rows = _json(path)
+        with reading(path):
+            rows = read_json(path)
             if not isinstance(rows, list):
                 raise TypeError("tdmpc latency --json prints a list")
             table += [{**entry.name, **_latency_row(row, validated, agent[1])} for row in rows]

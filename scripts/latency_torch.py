@@ -11,7 +11,7 @@ from deploy.timing import Timed
 from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
 from tdmpc.planner import planning_macs
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 
 
 def timed_agent(run: Path, *, threads: int, precision: Precision | None = None, horizon: int | None = None) -> Timed:
@@ -24,10 +24,10 @@ def timed_agent(run: Path, *, threads: int, precision: Precision | None = None, 
         horizon: decisions planned ahead; the full horizon, as a trained agent plans, when not given.
     """
     torch.set_num_threads(threads)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     chosen: dict[str, Any] = {} if precision is None else {"precision": precision}
     agent, meta = load_agent(run, device="cpu", compile=False, **chosen)
-    load_s = time.perf_counter() - begun
+    load_s = time.perf_counter() - started
     planner = agent.config.planner
     horizon = horizon or planner.horizon
     planner = dataclasses.replace(planner, horizon=horizon, horizon_schedule=Linear(horizon, horizon, 0))

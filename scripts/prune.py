@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from compression.config import PruneConfig, PruneError
 from scripts.evaluate import show
-from scripts.train import TrackArgs, TrainArgs, go_on, with_pruning
+from scripts.train import go_on
+from scripts.train_args import TrackArgs, TrainArgs, with_pruning
 from tdmpc import checkpoint, runs
 from tdmpc.checkpoint import CheckpointError
 from tdmpc.config import ModelConfig, from_json
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     current = from_json(ModelConfig, saved.meta["config"]["model"])
     train = TrainArgs(config, prune=args.prune, video=args.video, track=args.track)
     try:
-        train = with_pruning(train, runs.spec(args.run), current, begin=done)
+        train = with_pruning(train, runs.spec(args.run), current, first_update=done)
     except PruneError as error:
         raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
     folder = args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned")

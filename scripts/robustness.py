@@ -1,14 +1,13 @@
 """``tdmpc robustness``: return of agents under each perturbation, against its strength."""
 
-import csv
 import dataclasses
-import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pandas as pd
 import torch
 import tyro
 from rich.console import Console
@@ -18,11 +17,12 @@ from tyro.conf import Positional
 from scripts import ranges
 from scripts.report.style import colours, legend, panels, save, styled
 from tdmpc.agent import Agent
-from tdmpc.config import ConfigError, PerturbConfig, check_delay
+from tdmpc.config import ConfigError, PerturbConfig
+from tdmpc.config_checks import check_delay
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 
 log = logging.getLogger("tdmpc")
 
@@ -95,7 +95,8 @@ def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     for row in _played(agents, args):
         rows.append(row)
-        _write(rows, args.out.with_suffix(".csv"))  # each time: hours of play may be interrupted
+        table = pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
+        write_whole(args.out.with_suffix(".csv"), table.encode())  # each time: hours of play may be interrupted
     draw(rows, args.out.with_suffix(".png"))
     Console().print(_table(rows))
     print(args.out.with_suffix(".csv"))
@@ -153,14 +154,6 @@ def perturbed(perturbation: str, strength: float) -> PerturbConfig:
         return PerturbConfig()
     kind = int if perturbation == "observation_delay" else float
     return PerturbConfig(**{perturbation: kind(strength), "fault_decisions": FAULTS.get(strength, 1)})
-
-
-def _write(rows: Sequence[Row], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
 
 
 def _table(rows: Sequence[Row]) -> Table:

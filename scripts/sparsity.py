@@ -15,15 +15,15 @@ from torch import nn
 from tyro.conf import Positional
 
 from compression.error_bounds import Probe, Stage, assess, carry
-from compression.tdmpc_groups import run_all
+from compression.tdmpc_agent.networks import run_all
 from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import Batch
-from tdmpc.trainer import load_agent
 from tdmpc.world_model import WorldModel
 
 COLUMNS = (

@@ -11,7 +11,6 @@ import math
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scripts import ranges
 from scripts.csv_tables import read_table, write_table
 from scripts.suite_spec import Run, Suite, read, runs_of
+from scripts.suite_worker import carry_out, log_of, tail
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.files import going_on
@@ -33,9 +33,7 @@ log = logging.getLogger("tdmpc")
 
 SUMMARY = "summary.csv"
 RETRIES = 3
-"""How often a run is taken up again whose worker was lost."""
-TAIL = 15
-"""Lines of its log that are shown of a run that failed."""
+"""How often a run whose worker was lost is resumed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class SuiteArgs:
     """Runs whose names fit one of these patterns, as in a shell: 'cartpole-swingup/dense-[0-9]' ('dense-*' would be
     dense-later-0, too); every run when not given."""
     resume: bool = False
-    """Go on with a suite that was begun: finished runs are skipped, others go on from their checkpoints."""
+    """Go on with a suite that was started: finished runs are skipped, others go on from their checkpoints."""
 
 
 @dataclass
@@ -104,9 +102,9 @@ def main(arguments: list[str]) -> int:
     log.info("%d of %d runs: %s", len(chosen), len(every), ", ".join(run.name for run in chosen))
     with going_on(f"tdmpc suite {args.spec} --resume"), _cluster(args, suite):
         _train_all(progression)
-        _follow_up(progression)
+        _finish_alone(progression)
     for run, fault in progression.faults.items():
-        print(f"{run.name} failed: {fault}\n{_tail(_log_of(run))}", file=sys.stderr)
+        print(f"{run.name} failed: {fault}\n{tail(log_of(run))}", file=sys.stderr)
     asked = len(progression.chosen)
     log.info("%d of %d runs finished: %s", asked - len(progression.faults), asked, suite.folder / SUMMARY)
     return 1 if progression.faults else 0
@@ -123,7 +121,7 @@ def _chosen(every: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
 def _start_or_resume(suite: Suite, args: SuiteArgs) -> None:
     if (suite.folder / SUMMARY).exists() and not args.resume:
         raise ConfigError(
-            f"{suite.folder} was begun before. Go on with it by: tdmpc suite {args.spec} --resume; "
+            f"{suite.folder} was started before. Go on with it by: tdmpc suite {args.spec} --resume; "
             "or give the suite another name or output"
         )
     suite.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +196,7 @@ def _train_all(progression: Progression) -> None:
     _await(progression, {waiting[run.folder]: run for run in progression.chosen}, "runs")
 
 
-def _follow_up(progression: Progression) -> None:
+def _finish_alone(progression: Progression) -> None:
     """The steps that want the machine for themselves, one after the other."""
     steps = {name: step.options for name, step in progression.suite.then.items() if step.alone}
     task = _ray().remote(num_cpus=progression.suite.cpus, max_calls=1)(carry_out)
@@ -223,97 +221,6 @@ def _await(progression: Progression, jobs: Mapping[Any, Run], title: str) -> Non
             bar.advance(shown)
 
 
-# In a worker -----------------------------------------------------------------------------------------------------
-
-
-def carry_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | None) -> str:
-    """Bring a run to its end and take the steps behind it, whatever of this is not done yet.
-
-    Args:
-        run: where it stands is read from its folder.
-        steps: commands by name, with ``{run}`` for the folder.
-        source_fault: of the run that it prunes.
-
-    Returns:
-        What went wrong; empty where nothing did.
-    """
-    try:
-        return _carried_out(run, steps, source_fault)
-    except OSError as error:  # its log cannot be written
-        return str(error)
-
-
-def _carried_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str | None) -> str:
-    if source_fault or (run.source and not (run.source / runs.SUMMARY).exists()):
-        return f"{run.source} is not there to be pruned: it has not come to its end"
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    if not (run.folder / runs.SUMMARY).exists():
-        begun = (run.folder / runs.CONFIG).exists()
-        command = ("train", "--resume", str(run.folder)) if begun else run.begin
-        fault = _call(command, run, None)
-        if fault:
-            return fault
-    for name, options in steps.items():
-        output = run.folder / f"{name}.json"
-        if not output.exists():
-            fault = _call([option.replace("{run}", str(run.folder)) for option in options], run, output)
-            if fault:
-                return fault
-    return ""
-
-
-def _call(command: Sequence[str], run: Run, output: Path | None) -> str:
-    """A sub-command in this process: whoever kills the worker kills it. What it prints is kept."""
-    from scripts.main import main as tdmpc
-
-    part = _log_of(run) if output is None else output.with_suffix(".part")
-    with _printing_into(_log_of(run), part):
-        try:
-            code = tdmpc(list(command))
-        except Exception:  # a fault of ours; in the log with all that is known of it
-            traceback.print_exc()
-            code = 1
-    if code:
-        if output is not None:
-            part.unlink(missing_ok=True)
-        return f"'tdmpc {' '.join(command)}' ended with status {code}; its log is {_log_of(run)}"
-    if output is not None:
-        os.replace(part, output)  # it appears when it is whole
-    return ""
-
-
-@contextlib.contextmanager
-def _printing_into(complaints: Path, output: Path) -> Iterator[None]:
-    """Standard error goes to the end of one file, standard output to another or to the same."""
-    _flush()
-    before = os.dup(1), os.dup(2)
-    with complaints.open("ab") as log_file, output.open("ab" if output == complaints else "wb") as printed:
-        os.dup2(printed.fileno(), 1)
-        os.dup2(log_file.fileno(), 2)
-        try:
-            yield
-        finally:
-            _flush()
-            for number, descriptor in zip((1, 2), before, strict=True):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-
-
-def _log_of(run: Run) -> Path:
-    return run.folder.with_name(f"{run.folder.name}.log")
-
-
-def _tail(path: Path) -> str:
-    """The last lines of a log, each one further in."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(f"    {line}" for line in lines[-TAIL:])
-
-
 # What came out ---------------------------------------------------------------------------------------------------
 
 
@@ -324,7 +231,7 @@ def summary_row(run: Run, status: str) -> dict[str, Any]:
         "method": run.method,
         "seed": run.seed,
         "status": status,
-        "command": "tdmpc " + shlex.join(run.begin),
+        "command": "tdmpc " + shlex.join(run.start),
     }
     row |= _figures(run.folder / runs.SUMMARY, "")
     for path in sorted(run.folder.glob("*.json")):

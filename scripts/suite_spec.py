@@ -107,8 +107,8 @@ class Run(Part):
     method: str
     seed: int
     folder: Path
-    begin: tuple[str, ...]
-    """The command that begins it, without ``tdmpc``."""
+    start: tuple[str, ...]
+    """The command that starts it, without ``tdmpc``."""
     source: Path | None = None
     """The finished run that it prunes."""
 
@@ -179,8 +179,8 @@ def _run(suite: Suite, task: str, name: str, seed: int) -> Run:
     options = (*method.options, "--run-dir", str(folder), *(tracked if suite.wandb != "disabled" else ()))
     if method.prunes is None:
         source = None
-        begin = ("train", settings.env or task, "--seed", str(seed), *suite.options, *settings.options, *options)
+        start = ("train", settings.env or task, "--seed", str(seed), *suite.options, *settings.options, *options)
     else:
         source = parent / f"{method.prunes}-{seed}"
-        begin = ("prune", str(source), *options)
-    return Run(task=task, method=name, seed=seed, folder=folder, begin=begin, source=source)
+        start = ("prune", str(source), *options)
+    return Run(task=task, method=name, seed=seed, folder=folder, start=start, source=source)

@@ -72,18 +72,18 @@ class Actor:
         self.applied, self.pending = queue[0], queue[1:]
         return queue[0].cpu().clone()  # an environment may write into its action
 
-    def reset(self, begun: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
-        """Begin episodes: without a warm start, nothing pending.
+    def reset(self, started: Bool[Tensor, "N"], delays: Int[Tensor, "N"]) -> None:
+        """Start episodes: without a warm start, nothing pending.
 
         Args:
-            begun: the lanes whose episode begins.
+            started: the lanes whose episode starts.
             delays: of all lanes, in decisions; those of other lanes are not looked at.
         """
-        begun = begun.to(self.agent.device)
-        self.mean[:, begun] = 0
-        self.pending[:, begun] = 0
-        self.applied[begun] = 0
-        self.delays = torch.where(begun, delays.to(self.agent.device), self.delays)
+        started = started.to(self.agent.device)
+        self.mean[:, started] = 0
+        self.pending[:, started] = 0
+        self.applied[started] = 0
+        self.delays = torch.where(started, delays.to(self.agent.device), self.delays)
 
     def _before(self) -> Float[Tensor, "N A"]:
         """What is applied just before that which is decided now."""

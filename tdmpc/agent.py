@@ -1,7 +1,7 @@
 """The agent: a world model with its target network, optimisers and precision."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from tdmpc import compiling
 from tdmpc.checkpoint import below, prefixed
 from tdmpc.compiling import Function
-from tdmpc.config import ConfigError, Precision, TrainConfig
+from tdmpc.config import TrainConfig
+from tdmpc.device import find_device, resolve_precision
 from tdmpc.losses import model_loss, policy_loss, targets
 from tdmpc.normalization import ObservationMoments, RewardMagnitudes
 from tdmpc.planner import imagine, propose
 from tdmpc.spec import Batch, EnvSpec
 from tdmpc.world_model import WorldModel
+
+Parameters = Mapping[str, nn.Parameter]
+"""Parameters of the world model by name."""
 
 
 class NonFiniteError(RuntimeError):
@@ -36,9 +40,9 @@ class Agent:
     """Everything that learns. Pure functions do the work; this class owns the state they act on."""
 
     def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
-        self.config = config = _begun(config)
+        self.config = config = _with_first_width(config)
         self.spec = spec
-        self.device = device(config.device)
+        self.device = find_device(config.device)
         self.precision = resolve_precision(config, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -49,13 +53,14 @@ class Agent:
         self.rewards = RewardMagnitudes()
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
-        self.policy_parameters = list(self.model.components["policy"].parameters())
-        policy = {id(parameter) for parameter in self.policy_parameters}
-        self.model_parameters = [p for p in self.model.parameters() if id(p) not in policy]
-        self.model_optimizer = torch.optim.Adam(self.model_parameters, lr=config.loss.learning_rate, fused=True)
-        self.policy_optimizer = torch.optim.Adam(self.policy_parameters, lr=config.loss.learning_rate, fused=True)
-        self.watch: Callable[[list[nn.Parameter]], None] = _unwatched
-        """Called in each update with the parameters of a loss, when their gradients are there and not yet clipped."""
+        self.policy_parameters = dict(self.model.components["policy"].named_parameters(prefix="components.policy"))
+        named = self.model.named_parameters()
+        self.model_parameters = {name: each for name, each in named if name not in self.policy_parameters}
+        rate = config.loss.learning_rate
+        self.model_optimizer = torch.optim.Adam(self.model_parameters.values(), lr=rate, fused=True)
+        self.policy_optimizer = torch.optim.Adam(self.policy_parameters.values(), lr=rate, fused=True)
+        self.watch: Callable[[Parameters], None] = _unwatched
+        """Called in each update with the parameters of a loss by name, their gradients there and not yet clipped."""
         self._targets = self._maybe_compiled(targets)
         self._model_loss = self._maybe_compiled(model_loss)
         self._policy_loss = self._maybe_compiled(policy_loss)
@@ -83,7 +88,7 @@ class Agent:
         model_norm = self._step(self.model_optimizer, self.model_parameters, loss.total, loss.parts)
 
         noise = torch.randn(shape, generator=self.generator, device=self.device)
-        with self.autocast(), _frozen(self.model_parameters):
+        with self.autocast(), _frozen(self.model_parameters.values()):
             policy = self._policy_loss(
                 self.model, loss.latents, batch.alive, noise, loss=config.loss, planner=config.planner
             )
@@ -100,14 +105,15 @@ class Agent:
         )
 
     def _step(
-        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, parts: dict[str, Tensor]
+        self, optimizer: torch.optim.Optimizer, named: Parameters, loss: Tensor, parts: dict[str, Tensor]
     ) -> Tensor:
+        parameters = list(named.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
             raise NonFiniteError(self._blame(parts))
-        self.watch(parameters)
+        self.watch(named)
         nn.utils.clip_grads_with_norm_(parameters, self.config.loss.gradient_clip, norm)
         optimizer.step()
         return norm
@@ -161,10 +167,10 @@ class Agent:
         """
         outputs = {id(parameter) for parameter in self.model.scaled_parameters()}
         for component in ("reward", "value", "policy"):
-            for parameter in self.model.components[component].parameters():
+            for name, parameter in self.model.components[component].named_parameters(prefix=f"components.{component}"):
                 once = component == "policy" or id(parameter) in outputs
                 shrunk = factor if once else factor**2
-                moments = self._optimizer_of(parameter).state.get(parameter, {})
+                moments = self._optimizer_of(name).state.get(parameter, {})
                 if moments:
                     moments["exp_avg"] /= shrunk
                     moments["exp_avg_sq"] /= shrunk**2
@@ -226,34 +232,33 @@ class Agent:
         else:  # a checkpoint of format 1
             self.rewards.add(state["largest_reward"][None])
 
-    def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        policy = any(parameter is mine for mine in self.policy_parameters)
-        return self.policy_optimizer if policy else self.model_optimizer
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        return self.policy_optimizer if name in self.policy_parameters else self.model_optimizer
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         return {
             f"{name}/{key}": value
             for name, parameter in self.model.named_parameters()
-            for key, value in self._optimizer_of(parameter).state.get(parameter, {}).items()
+            for key, value in self._optimizer_of(name).state.get(parameter, {}).items()
         }
 
     def _load_optimizers(self, state: dict[str, Tensor]) -> None:
         for name, parameter in self.model.named_parameters():
             moments = {key: value.to(self.device).clone() for key, value in below(name, state).items()}
-            optimizer = self._optimizer_of(parameter)
+            optimizer = self._optimizer_of(name)
             optimizer.state.pop(parameter, None)
             if moments:
                 optimizer.state[parameter] = moments
 
 
-def _begun(config: TrainConfig) -> TrainConfig:
+def _with_first_width(config: TrainConfig) -> TrainConfig:
     """The settings of an agent that may be pruned later: its first latent width is on record."""
     width = config.loss.consistency_width or config.model.latent
     return replace(config, loss=replace(config.loss, consistency_width=width))
 
 
 @contextmanager
-def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Take no gradients of these parameters: a compiled backward pass would compute them all."""
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -264,11 +269,7 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-WIDE = 256
-"""Units of a layer from which bfloat16 is quicker without compilation, too."""
-
-
-def _unwatched(parameters: list[nn.Parameter]) -> None:
+def _unwatched(parameters: Parameters) -> None:
     """Nobody looks at the gradients."""
 
 
@@ -276,34 +277,3 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Go on with a stream of random numbers; one of another kind of device cannot be, and a new one starts."""
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
-
-
-def device(name: str) -> torch.device:
-    """The device of this name, for example ``cpu`` or ``cuda:1``.
-
-    Raises:
-        ConfigError: there is none on this machine.
-    """
-    try:
-        found = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used on this machine: {reason}") from error
-    if found.type == "meta":
-        raise ConfigError("--device meta holds no numbers: choose cpu, or cuda where there is a GPU")
-    return found
-
-
-def resolve_precision(config: TrainConfig, device: torch.device) -> Precision:
-    """The precision that ``auto`` stands for: bfloat16 where this machine multiplies it natively and layers are wide.
-
-    Narrow layers gain only when they are compiled: else the conversions between precisions cost what products save.
-    """
-    if config.precision != "auto":
-        return config.precision
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    wide = config.compile or max((*config.model.dynamics, *config.model.value)) >= WIDE
-    return "bfloat16" if native and wide else "float32"

@@ -6,15 +6,13 @@ What the environment tells (dimensions, action repeat) lives in ``EnvSpec``; ``p
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 from tyro.conf import Positional, arg
-
-from tdmpc.spec import EnvSpec
 
 Whole = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -214,57 +212,6 @@ class TrainConfig:
 
 class ConfigError(ValueError):
     """Settings that cannot work; the message names them and says what is expected."""
-
-
-def check(config: TrainConfig) -> None:
-    """Refuse settings that cannot work, before anything is started.
-
-    Raises:
-        ConfigError: every problem, by the setting's name on the command line.
-    """
-    problems = list(_contradictions(config))
-    try:
-        from_json(TrainConfig, to_json(config))
-    except ConfigError as error:
-        problems.insert(0, str(error))
-    if problems:
-        raise ConfigError("; ".join(problems))
-
-
-def check_delay(config: TrainConfig, spec: EnvSpec) -> None:
-    """Refuse a delay after which an episode is over.
-
-    Raises:
-        ConfigError: it is as long as an episode, or longer.
-    """
-    delays = {"--delay": max(config.delay), "--perturb.observation-delay": config.perturb.observation_delay}
-    for name, delay in delays.items():
-        if spec.episode_steps is not None and delay >= spec.episode_steps:
-            raise ConfigError(f"{name} must be less than the {spec.episode_steps} decisions of an episode, got {delay}")
-
-
-def _contradictions(config: TrainConfig) -> Iterator[str]:
-    """What is wrong between settings that are possible each on its own."""
-    planner, window = config.planner, config.loss.horizon
-    if config.random_steps < window:
-        yield f"--random-steps must be at least the {window} of --loss.horizon, got {config.random_steps}"
-    if config.replay.capacity < window * config.num_envs:
-        yield (
-            f"--replay.capacity must be at least {window * config.num_envs}, a window of --loss.horizon for each of "
-            f"--num-envs, got {config.replay.capacity}"
-        )
-    if list(config.delay) != sorted(config.delay):
-        yield f"--delay must be the least and then the largest, got {config.delay}"
-    candidates = planner.samples + planner.policy_trajectories
-    if planner.elites > candidates:
-        yield f"--planner.elites must be at most the {candidates} candidates of a plan, got {planner.elites}"
-    if min(planner.horizon_schedule.start, planner.horizon_schedule.end) < 1:
-        yield f"--planner.horizon-schedule must stay at 1 or more, got {planner.horizon_schedule}"
-    least_std, largest_std = sorted((planner.std.start, planner.std.end))
-    if least_std < 0:
-        yield f"--planner.std must stay at 0 or more, got {planner.std}"
-    if planner.max_std < largest_std:
-        yield f"--planner.max-std must be at least the {largest_std} that --planner.std reaches, got {planner.max_std}"
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from contextlib import closing
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -20,8 +20,9 @@ from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, Transfo
 
 from tdmpc.config import PerturbConfig
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
-from tdmpc.guard import DIVERGED, FAULTS, Guard, number, sensors, told
+from tdmpc.guard import FAULTS, Guard, number, sensors, told
 from tdmpc.perturbation import perturbed_dynamics, perturbed_signals
+from tdmpc.random_play import Seen, never_terminates, probe, usual_limit
 from tdmpc.rendering import prepare_rendering
 from tdmpc.spec import EnvOptions, EnvSpec
 
@@ -184,10 +185,7 @@ def _refusal(env_id: str, part: str, expected: str, came: object, remedy: str) -
     return UnsupportedEnvironment(f"{env_id}: the {part} must be {expected}; got {came}. {remedy}")
 
 
-# What an environment tells
-
-USUAL_EPISODE_STEPS = 1000
-"""Time limit in environment steps where episodes end but none is known: that of most registered environments."""
+# What an environment tells -----------------------------------------------------------------------------------------
 
 
 def describe(
@@ -211,14 +209,14 @@ def describe(
         actuators = _actuators(env_id, bare.action_space)
         repeat = env.get_wrapper_attr("num_repeats")
         limit, given = _time_limit(env_id, bare), options.get("max_episode_steps")
-        if terminates is None and _never_terminates(env_id, bare):
+        if terminates is None and never_terminates(env_id, bare):
             terminates = False
-        seen = _Seen(bool(terminates))
+        seen = Seen(bool(terminates))
         if terminates is None or (limit == math.inf and not terminates):
             log.info("%s: %s decisions of random play, at most, show how its episodes end", env_id, f"{probe_steps:,}")
-            seen = _probe(env, probe_steps, until_any_end=terminates is not None)
+            seen = probe(env, probe_steps, until_any_end=terminates is not None)
         if limit == math.inf:
-            limit = given = _usual_limit(env_id, seen, repeat, probe_steps)
+            limit = given = usual_limit(env_id, seen, repeat, probe_steps)
         return EnvSpec(
             id=env_id,
             observation_dim=flatdim(env.observation_space),
@@ -232,64 +230,6 @@ def describe(
             observation_layout=tuple((each.name, each.space.shape or ()) for each in sensors(bare.observation_space)),
             max_episode_steps=given,
         )
-
-
-class _Seen(NamedTuple):
-    """What random play came upon."""
-
-    terminated: bool
-    """Whether an episode terminated."""
-    longest: int = 0
-    """Decisions of the longest episode that came to an end."""
-
-
-def _probe(env: gym.Env, steps: int, *, until_any_end: bool = False, seed: int = 0) -> _Seen:
-    """Play at random until an episode terminates, or comes to any end, for at most so many decisions.
-
-    Extreme actions, each held for 1 to 32 decisions, because independent draws average out: a
-    car that must swing up a hill never leaves the valley.
-    """
-    random = np.random.default_rng(seed)
-    action, hold, length, longest, ended = np.zeros(0), 0, 0, 0, True
-    for _ in range(steps):
-        if ended:
-            env.reset(seed=int(random.integers(2**31)))
-            length = 0
-        if hold == 0:
-            hold = 2 ** int(random.integers(6))
-            action = random.choice(np.array([-1, 1], np.float32), size=env.action_space.shape)
-        hold -= 1
-        _, _, terminated, truncated, info = env.step(action)
-        length, ended = length + 1, terminated or truncated
-        if ended and DIVERGED not in info:
-            longest = max(longest, length)
-        if terminated or (longest and until_any_end):
-            return _Seen(terminated, longest)
-    return _Seen(False, longest)
-
-
-def _never_terminates(env_id: str, env: gym.Env) -> bool:
-    """Whether a task of dm_control leaves what its base class says of terminations: that there are none."""
-    task = getattr(env.unwrapped, "task", None) if env_id.startswith(DM_CONTROL) else None
-    bases = {"get_termination": "dm_control.rl.control", "should_terminate_episode": "dm_control.composer.task"}
-    return any(getattr(getattr(task, method, None), "__module__", None) == base for method, base in bases.items())
-
-
-def _usual_limit(env_id: str, seen: _Seen, repeat: int, probe_steps: int) -> int:
-    """Environment steps after which episodes are cut that end, but that nothing limits."""
-    if not (seen.terminated or seen.longest):
-        raise UnsupportedEnvironment(
-            f"{env_id} has no time limit, and no episode came to an end in {probe_steps:,} decisions of random play: "
-            "its training would show no return, and its evaluation would go on for ever. Say after how many steps "
-            "an episode is cut: --max-episode-steps 1000, for example; or register it with max_episode_steps"
-        )
-    limit = max(USUAL_EPISODE_STEPS, seen.longest * repeat)
-    log.warning(
-        "%s has no time limit that is known: its episodes are cut after %s environment steps, where they have not "
-        "ended before; --max-episode-steps sets another limit",
-        *(env_id, f"{limit:,}"),
-    )
-    return limit
 
 
 def _time_limit(env_id: str, env: gym.Env) -> float:

@@ -16,8 +16,8 @@ from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.envs import make_env
 from tdmpc.guard import DIVERGED, EnvironmentFault
-from tdmpc.lanes import episode_delay, episode_seed
 from tdmpc.spec import EnvSpec
+from tdmpc.vector_env import episode_delay, episode_seed
 
 log = logging.getLogger(__name__)
 

@@ -28,53 +28,12 @@ from torch import from_numpy
 
 from tdmpc.config import ReplayConfig
 from tdmpc.spec import Batch
+from tdmpc.sum_tree import SumTree
 
 EPSILON = 1e-6
 """Added to every priority, so that no window is lost for good."""
 ROWS = ("rows", "terminated", "is_transition")
 """Parts of the state that have a row for each of the ring's, and change where something is added only."""
-
-
-class SumTree:
-    """Non-negative numbers, one for each leaf, to draw from in proportion to their size.
-
-    Children of node n are 2n and 2n + 1, the root is node 1, leaf i is node ``2**depth + i``. A parent is
-    always computed anew from its two children, never moved by a difference: nothing drifts.
-    """
-
-    def __init__(self, leaves: int) -> None:
-        self._depth = (leaves - 1).bit_length()
-        self._first = 1 << self._depth
-        self._nodes = np.zeros(2 * self._first)
-        self._children = self._nodes.reshape(-1, 2)
-
-    @property
-    def total(self) -> float:
-        """The sum of all leaves."""
-        return float(self._nodes[1])
-
-    def __getitem__(self, leaves: Int[np.ndarray, "B"] | slice) -> Float[np.ndarray, "B"]:
-        return self._nodes[self._first :][leaves]
-
-    def __setitem__(self, leaves: Int[np.ndarray, "B"], values: Float[np.ndarray, "B"] | float) -> None:
-        nodes = leaves + self._first
-        self._nodes[nodes] = values
-        for _ in range(self._depth):
-            nodes >>= 1
-            left, right = self._children.take(nodes, axis=0).T
-            self._nodes[nodes] = left + right
-
-    def draw(self, uniform: Float[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        """The leaves at these fractions, from 0 to 1, of the total; never one that is zero."""
-        rest = uniform * self.total
-        nodes = np.ones(len(uniform), dtype=np.int64)
-        for _ in range(self._depth):
-            left, right = self._children.take(nodes, axis=0).T
-            # Round-off can leave more to spend than the node holds: an empty right side is never entered.
-            goes_right = (rest >= left) & (right > 0)
-            rest -= left * goes_right
-            nodes = 2 * nodes + goes_right
-        return nodes - self._first
 
 
 class Replay:
@@ -157,7 +116,7 @@ class Replay:
 
         row = self._cursor[real]
         next_row = (row + lanes) % self._size
-        self._forget(np.concatenate((row, next_row)))
+        self._empty(np.concatenate((row, next_row)))
         self._rows[row] = np.column_stack((observations, actions, rewards))[real]
         self._rows[next_row, : self._observation_dim] = next_observations[real]
         self._rows[next_row, self._observation_dim :] = 0.0
@@ -175,7 +134,7 @@ class Replay:
         self._length[running] = 0
         self._cursor = np.where(running, (self._cursor + self._lanes) % self._size, self._cursor)
 
-    def _forget(self, rows: Int[np.ndarray, "R"]) -> None:
+    def _empty(self, rows: Int[np.ndarray, "R"]) -> None:
         """Empty rows that are about to be written, and drop the windows that start there."""
         self._transitions -= int(np.count_nonzero(self._is_transition[rows]))
         self._windows -= int(np.count_nonzero(self._tree[rows]))

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 import machine
 from tdmpc import checkpoint
 from tdmpc.agent import Agent
+from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.files import write_whole
@@ -133,6 +134,25 @@ def write_settings(folder: Path, parts: Mapping[str, Any]) -> None:
 
 def _hash(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def load_agent(
+    folder: Path, *, planner: Mapping[str, Any] | None = None, **overrides: Any
+) -> tuple[Agent, dict[str, Any]]:
+    """The agent of a run, without its replay, and what was saved beside it.
+
+    Args:
+        folder: a run folder.
+        planner: settings of ``PlannerConfig`` to plan with instead of the run's.
+        overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile, delay,
+            perturb.
+    """
+    saved = checkpoint.load(folder, prefixes=("agent/",))
+    settings = {**saved.meta["config"], **overrides}
+    config = from_json(TrainConfig, {**settings, "planner": {**settings["planner"], **(planner or {})}})
+    agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
+    agent.load_state(below("agent", saved.tensors))
+    return agent, saved.meta
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -11,16 +11,17 @@ from torch import Tensor
 
 from compression.importance import CRITERIA, Evidence, Tally, kept, moments_of, nothing_seen, observed, sums_of
 from compression.records import EVENTS, read
-from compression.tdmpc_groups import agent_groups
+from compression.tdmpc_agent.groups import agent_groups
 from deploy.export import export
 from deploy.original import ExportConfig
 from tdmpc.agent import Agent
 from tdmpc.config import TrainConfig
 from tdmpc.evaluation import evaluate
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import Interrupted, Trainer, load_agent
+from tdmpc.trainer import Interrupted, Trainer
 from tests import stand_in
-from tests.compression.test_tdmpc_groups import PRUNE, Pruned, records
+from tests.compression.tdmpc_agent.test_hook import PRUNE, Pruned, records
 from tests.tdmpc.conftest import close_runs, make_config, make_spec, open_run, tiny  # noqa: F401 - fixtures
 from tests.tdmpc.outcomes import differing, outcome
 

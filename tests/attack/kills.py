@@ -19,9 +19,9 @@ from compression.records import Journal
 from tdmpc import checkpoint, pages, runs
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
-from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.trainer import Trainer
+from tdmpc.vector_env import Environments
 from tests.attack import processes
 from tests.attack.cases import Case, dice, scaled, spread
 from tests.scripts.conftest import SMALL
@@ -42,7 +42,7 @@ SEAMS: dict[str, Seam] = {
     "checkpoint": [(checkpoint, "save_file")],
     "file": [(os, "fsync"), (os, "link"), (os, "replace")],
     "row": [(JsonlSink, "log")],
-    "record": [(Journal, "append"), (Trainer, "adopt")],
+    "record": [(Journal, "append"), (Trainer, "replace_agent")],
     "step": [(Environments, "step")],
     "update": [(Agent, "update")],
     "plan": [(Actor, "act")],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compression.groups import Groups
-from compression.tdmpc_groups import agent_groups
+from compression.tdmpc_agent.groups import agent_groups
 from tdmpc.agent import Agent
 from tests.tdmpc.conftest import close_runs, make_batch, make_config, make_model, make_spec  # noqa: F401 - fixtures
 

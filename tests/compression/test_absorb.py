@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compression.absorb import Inputs, Watch, absorbed
 from compression.groups import Axis, Groups, Slice
 from compression.shrink import shrink
-from compression.tdmpc_groups import AgentSubject
+from compression.tdmpc_agent.agent import PrunableAgent
 from tdmpc.layers import Ensemble
 from tests.compression.conftest import random_keep
 from tests.tdmpc.conftest import open_run, tiny
@@ -133,12 +133,12 @@ def test_an_agent_absorbs(env: str, tmp_path: Path) -> None:
     trainer = open_run(tiny(env), tmp_path)
     trainer.run()
     before = {name: tensor.clone() for name, tensor in trainer.agent.state().items()}
-    dense = AgentSubject.of(trainer.agent, trainer.replay, step=60)
+    dense = PrunableAgent.of(trainer.agent, trainer.replay, step=60)
     keep = random_keep(dense.groups, {name: width - 1 for name, width in dense.groups.widths.items()})
     cut, absorbing = dense.shrunk(keep), dense.absorbed(keep).shrunk(keep)
     worse, better = (sum(each.judge(dense, 0).worsening.values()) for each in (cut, absorbing))
     assert better < worse
-    again = AgentSubject.of(trainer.agent, trainer.replay, step=60).absorbed(keep).shrunk(keep)
+    again = PrunableAgent.of(trainer.agent, trainer.replay, step=60).absorbed(keep).shrunk(keep)
     assert all(torch.equal(tensor, again.state[name]) for name, tensor in absorbing.state.items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.agent.state().items())
     read = {name for name in dense.groups.shapes if name.endswith("weight") or ".weights." in name}

@@ -11,7 +11,7 @@ from torch import Tensor
 from compression.allocation import METHODS, Limits, allocate, best, sap_share
 from compression.groups import Axis, Groups, Slice
 from compression.sparsity import pq_index
-from compression.tdmpc_groups import agent_groups
+from compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from compression.config import PruneConfig, PruneError, check, resolved
 from compression.groups import Groups
-from compression.tdmpc_groups import agent_groups
+from compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
-SPAN = {"begin": 100, "length": 1100}
+SPAN = {"first_update": 100, "length": 1100}
 
 
 @pytest.fixture

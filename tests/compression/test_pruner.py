@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from compression.config import PruneConfig
 from compression.groups import Axis, Groups, Keep, Slice
-from compression.pruner import WATCHED, OnlinePruner
+from compression.observer import WATCHED
+from compression.prunable import Judgement
+from compression.pruner import OnlinePruner
 from compression.records import EVENTS, IMPORTANCE, read
 from compression.shrink import shrink
-from compression.subject import Judgement
 
 
 class Toy:

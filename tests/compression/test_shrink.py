@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compression.groups import Axis, Groups, Slice, all_units
 from compression.shrink import composed, load_training_state, shrink, training_state
-from compression.tdmpc_groups import shrink_agent
+from compression.tdmpc_agent.groups import shrink_agent
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.world_model import parameter_shapes

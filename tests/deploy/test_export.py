@@ -29,7 +29,7 @@ from tdmpc.actor import Actor
 from tdmpc.config import ConfigError
 from tdmpc.envs import NOMINAL, make_bare_env, make_env
 from tdmpc.planner import PlanNoise, planning_macs, shift
-from tdmpc.trainer import load_agent
+from tdmpc.runs import load_agent
 from tdmpc.world_model import WorldModel
 from tests.deploy.conftest import CASES, Exported, train
 from tests.tdmpc.conftest import Toy, file_limit

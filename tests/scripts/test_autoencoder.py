@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from compression.records import EVENTS, IMPORTANCE, read
-from scripts.autoencoder import TABLE, Autoencoder, Images, Shape, Training, count, digits, mnist, psnr, scratch_shape
+from scripts.autoencoder import TABLE
+from scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
+from scripts.digits import Images, digits, mnist
 from scripts.main import main
 from tdmpc.config import ConfigError
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from scripts import csv_tables
-from scripts.collect import collect, rank_correlation, returns_around, speed
+from scripts.collect import collect, speed
+from scripts.collect_pruning import rank_correlation, returns_around
 from scripts.csv_tables import write_table
 from scripts.estimates import interquartile_mean, mean
 from scripts.main import main

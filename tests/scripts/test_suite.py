@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from scripts.csv_tables import write_table
-from scripts.suite import SUMMARY, carry_out, summary_row
+from scripts.suite import SUMMARY, summary_row
 from scripts.suite_spec import Run
+from scripts.suite_worker import carry_out
 from tdmpc import checkpoint, runs
 from tests.scripts.conftest import SMALL
 from tests.tdmpc.conftest import file_limit
@@ -105,8 +106,8 @@ def test_a_gpu_that_is_not_there_is_asked_for_in_vain(tmp_path: Path, fails: Cal
     assert "takes 64 GPUs" in fails("suite", str(spec))
 
 
-def run_in(folder: Path, *begin: str) -> Run:
-    return Run(task="toy", method="good", seed=0, folder=folder, begin=begin)
+def run_in(folder: Path, *start: str) -> Run:
+    return Run(task="toy", method="good", seed=0, folder=folder, start=start)
 
 
 def test_a_step_s_output_is_whole_or_not_there(trained: Path, tmp_path: Path) -> None:

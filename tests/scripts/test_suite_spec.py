@@ -49,13 +49,13 @@ def test_a_run_is_a_command(spec: Path) -> None:
     tracked = ("--wandb", "offline", "--wandb-group", "try", "--wandb-tags")
     small = runs["two/small-7"]
     assert small.folder == suite.folder / "two" / "small-7"
-    assert small.begin == (
+    assert small.start == (
         *("train", "Two-v0", "--seed", "7", "--threads", "1", "--model.reward", "8", "a b"),
         *("--run-dir", str(small.folder), *tracked, "two", "small"),
     )
     cut, dense = runs["one/cut-5"], runs["one/dense-5"]
     assert (dense.source, cut.source) == (None, dense.folder)
-    assert cut.begin == (
+    assert cut.start == (
         *("prune", str(dense.folder), "--target", "0.9", "--run-dir", str(cut.folder)),
         *(*tracked, "one", "cut"),
     )

@@ -20,7 +20,8 @@ import scripts.train
 from compression.config import PruneConfig
 from scripts.main import main
 from scripts.report.command import PAGE
-from scripts.train import CHANGEABLE, _revision, parse
+from scripts.train import _revision
+from scripts.train_args import CHANGEABLE, parse
 from tdmpc import checkpoint, pages, runs
 from tdmpc.config import to_json
 from tdmpc.metrics import read_rows
@@ -551,7 +552,7 @@ def test_a_body_without_a_model_is_refused_at_once(
     tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A perturbation that the environment cannot have is refused before random play and before a folder is made."""
-    monkeypatch.setattr(scripts.train, "describe", None)
+    monkeypatch.setattr("scripts.train_args.describe", None)
     says = fails("train", TOY, *TINY, "--perturb.masses=0.1", f"--run-dir={tmp_path / 'run'}")
     assert says == f"{TOY} has no MuJoCo model, which --perturb.masses would change: leave that out"
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tdmpc.actor import Actor
-from tdmpc.agent import NonFiniteError, resolve_precision
+from tdmpc.agent import NonFiniteError
+from tdmpc.device import resolve_precision
 from tdmpc.presets import preset
 from tdmpc.spec import Batch
 from tests.tdmpc.lives import MakeAgent, MakeBatch, State, copied, differing, identical, live
@@ -159,7 +160,7 @@ def test_gradients_are_clipped(make_agent: MakeAgent, make_batch: MakeBatch) -> 
     live(agent, [make_batch(scale=10.0)] * 2)
     metrics = agent.update(make_batch(scale=10.0)).metrics
     for name, parameters in (("model", agent.model_parameters), ("policy", agent.policy_parameters)):
-        norm = sum(p.grad.square().sum() for p in parameters if p.grad is not None) ** 0.5
+        norm = sum(p.grad.square().sum() for p in parameters.values() if p.grad is not None) ** 0.5
         assert norm == pytest.approx(1e-3, rel=1e-2)
         assert metrics[f"grad_norm/{name}"] > 2e-3
 

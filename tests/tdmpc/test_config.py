@@ -18,10 +18,10 @@ from tdmpc.config import (
     PlannerConfig,
     ReplayConfig,
     TrainConfig,
-    check,
     from_json,
     to_json,
 )
+from tdmpc.config_checks import check
 
 WALKER = "dm_control/walker-walk-v0"
 PUBLISHED = TrainConfig(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tdmpc import envs
 from tdmpc.env_names import UnsupportedEnvironment, resolve
 from tdmpc.envs import default_action_repeat, describe, make_bare_env, make_env
-from tdmpc.lanes import Environments
+from tdmpc.random_play import Seen
+from tdmpc.vector_env import Environments
 from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
 
@@ -260,7 +261,7 @@ def test_a_late_termination_is_found(register: Callable[..., str]) -> None:
 def test_what_a_task_says_spares_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dm_control task whose class knows no termination is not played; one that has any is."""
     played: list[str] = []
-    monkeypatch.setattr(envs, "_probe", lambda env, *_, **__: (played.append(env.spec.id), PROBED)[1])
+    monkeypatch.setattr(envs, "probe", lambda env, *_, **__: (played.append(env.spec.id), PROBED)[1])
     for name in ("cartpole-swingup", "dog-run", "reach_site_features"):
         assert not describe(name).terminates
     assert played == []
@@ -268,7 +269,7 @@ def test_what_a_task_says_spares_the_probe(monkeypatch: pytest.MonkeyPatch) -> N
     assert describe("cartpole-swingup").terminates and len(played) == 1
 
 
-PROBED = envs._Seen(terminated=True)
+PROBED = Seen(terminated=True)
 
 
 @pytest.mark.parametrize(

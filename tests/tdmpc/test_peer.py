@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -191,11 +191,10 @@ def window(numbers: State) -> Batch:
 
 def learn(agent: Agent, numbers: State, draws: list[Tensor]) -> Learned:
     """One update from their batch and draws; none is used for the first latent, which is no target."""
-    names = {id(parameter): name for name, parameter in agent.model.named_parameters()}
     gradients: State = {}
 
-    def watch(parameters: list[torch.nn.Parameter]) -> None:
-        gradients.update({names[id(p)]: p.grad.clone() for p in parameters if p.grad is not None})
+    def watch(parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        gradients.update({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
 
     agent.watch = watch
     draws += [torch.cat([torch.zeros(1, 4, 2), numbers["target_draws"]]), numbers["policy_draws"]]

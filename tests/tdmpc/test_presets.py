@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tdmpc.config import Linear, check, to_json
+from tdmpc.config import Linear, to_json
+from tdmpc.config_checks import check
 from tdmpc.envs import describe
 from tdmpc.presets import MANY_ACTUATORS, MANY_SENSORS, discount, preset
 from tdmpc.spec import EnvSpec

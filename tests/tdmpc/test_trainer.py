@@ -18,7 +18,8 @@ from tdmpc.actor import Actor
 from tdmpc.config import Linear
 from tdmpc.metrics import Sink, read_rows
 from tdmpc.replay import EPSILON
-from tdmpc.trainer import Trainer, load_agent
+from tdmpc.runs import load_agent
+from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import TOY, Toy, open_run, spec_of, tiny
 from tests.tdmpc.outcomes import differing, same, whole_run
 
@@ -145,7 +146,7 @@ def test_an_episode_begins_without_a_plan(tmp_path: Path, monkeypatch: pytest.Mo
     act, begun, warm = Actor.act, [], []
 
     def spy(self: Actor, observations: Tensor, *, step: int, explore: bool) -> Tensor:
-        begun.append(trainer.lengths == 0)
+        begun.append(trainer.episodes.lengths == 0)
         warm.append(self.mean.abs().sum((0, 2)).numpy() > 0)
         return act(self, observations, step=step, explore=explore)
 

@@ -121,9 +121,9 @@ def test_only_divergences_in_a_row_stop_the_run(tmp_path: Path, register: Callab
     odd, config = range(1, 99, 2), tiny(TOY, env_steps=135, random_steps=140)
     trainer = prepared(config, tmp_path, breaking(raising(RuntimeError("bad QACC")), episodes=odd), register)
     trainer.run()
-    assert trainer.diverged == 10
+    assert trainer.episodes.diverged == 10
     trainer = prepared(config, tmp_path, breaking(raising(RuntimeError("bad QACC"))), register)
-    assert (trainer.diverged, trainer.diverged_in_a_row.tolist()) == (10, [1])
+    assert (trainer.episodes.diverged, trainer.episodes.diverged_in_a_row.tolist()) == (10, [1])
 
 
 # ------------------------------------------------------------------------------------------------- faults of a program
@@ -196,7 +196,7 @@ def test_an_unexpected_termination_is_told_once(
     trainer.run()
     lines = [record.message for record in caplog.records if "--terminates True" in record.message]
     assert len(lines) == 1 and "environment step 5" in lines[0] and "plans past" in lines[0]
-    assert trainer.episodes == 12
+    assert trainer.episodes.ended == 12
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from tdmpc import checkpoint, pages, runs
 from tdmpc.agent import Agent
 from tdmpc.config import PerturbConfig, ReplayConfig, TrainConfig, from_json, to_json
-from tdmpc.lanes import Environments
 from tdmpc.metrics import JsonlSink
 from tdmpc.replay import Replay
 from tdmpc.trainer import Interrupted, Trainer
+from tdmpc.vector_env import Environments
 from tests.tdmpc.conftest import TOY, Toy, open_run, tiny
 from tests.tdmpc.outcomes import Outcome, deadly, differing, last_saved, outcome, rows_of, whole_run
 
@@ -331,8 +331,8 @@ def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Calla
     assert before.lengths.tolist() == [4, 4] and before.actor.mean.any()
     trainer, told = resumed(config, tmp_path)
     assert "2 running episode(s) could not be played again exactly and start anew" in told
-    assert trainer.envs.episodes.tolist() == [3, 3] and trainer.lengths.tolist() == [0, 0]
-    assert not trainer.actor.mean.any() and not trainer.returns.any()
+    assert trainer.envs.episodes.tolist() == [3, 3] and trainer.episodes.lengths.tolist() == [0, 0]
+    assert not trainer.actor.mean.any() and not trainer.episodes.returns.any()
     assert len(trainer.replay) == len(before.replay) == 44
     assert [len(trainer.replay.episode_actions(lane)) for lane in range(2)] == [0, 0]
     trainer.run()
@@ -355,8 +355,10 @@ def test_only_lanes_that_went_astray_start_anew(
     monkeypatch.setattr(Environments, "restore", astray)
     trainer, told = resumed(config, tmp_path)
     assert "1 running episode(s)" in told
-    assert trainer.lengths.tolist() == [4, 0] and trainer.envs.episodes.tolist() == [2, 3]
-    assert trainer.returns[0] == before.returns[0] and np.array_equal(trainer.observations[0], before.observations[0])
+    assert trainer.episodes.lengths.tolist() == [4, 0] and trainer.envs.episodes.tolist() == [2, 3]
+    assert trainer.episodes.returns[0] == before.episodes.returns[0] and np.array_equal(
+        trainer.observations[0], before.observations[0]
+    )
     assert not np.array_equal(trainer.observations[1], before.observations[1])
     assert torch.equal(trainer.actor.mean[:, 0], before.actor.mean[:, 0]) and not trainer.actor.mean[:, 1].any()
     trainer.run()

@@ -17,7 +17,7 @@ class Judgement(NamedTuple):
     """How much worse it is in what matters, without units: 0 as good, 1 as bad as knowing nothing."""
 
 
-class Subject(Protocol):
+class Prunable(Protocol):
     """What can be pruned."""
 
     @property

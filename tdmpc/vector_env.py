@@ -70,7 +70,7 @@ class Environments:
     """``N`` copies of an environment, its *lanes*, stepped together.
 
     Nothing is reset behind the caller's back, so every transition is a real one: after a step
-    that ended episodes, call ``begin`` with the lanes that ended. Each episode starts from
+    that ended episodes, call ``start`` with the lanes that ended. Each episode starts from
     ``episode_seed``; hence its number and the actions so far are its whole state (``restore``).
     """
 
@@ -109,17 +109,17 @@ class Environments:
     def reset(self) -> Float32[np.ndarray, "N O"]:
         """Start episode 0 in every lane."""
         self.episodes = np.full(self.num_envs, -1)
-        return self.begin(np.zeros(self.num_envs, np.bool_))
+        return self.start(np.zeros(self.num_envs, np.bool_))
 
-    def begin(self, ended: Bool[np.ndarray, "N"]) -> Float32[np.ndarray, "N O"]:
-        """Start the next episode in the lanes that are set, or never began; the current observations of all lanes.
+    def start(self, ended: Bool[np.ndarray, "N"]) -> Float32[np.ndarray, "N O"]:
+        """Start the next episode in the lanes that are set, or never started; the current observations of all lanes.
 
         Raises:
-            EnvironmentFault: one cannot begin.
+            EnvironmentFault: one cannot start.
         """
         starts = ended | (self.episodes < 0)
         self.episodes = self.episodes + starts
-        self._start(starts)
+        self._reset(starts)
         return self._observations.copy()
 
     def step(self, actions: Float32[np.ndarray, "N A"]) -> Transition:
@@ -127,14 +127,14 @@ class Environments:
 
         Raises:
             ValueError: the actions do not have shape ``[N A]``.
-            RuntimeError: a lane has ended, or never begun.
+            RuntimeError: a lane has ended, or never started.
             EnvironmentFault: the environment's program failed.
         """
         if actions.shape != self._lanes.action_space.shape:
             raise ValueError(f"actions must have shape {self._lanes.action_space.shape}, got {actions.shape}")
         if self._ended.any():
             raise RuntimeError(
-                f"no episode runs in lanes {np.flatnonzero(self._ended).tolist()}: call begin(ended) first"
+                f"no episode runs in lanes {np.flatnonzero(self._ended).tolist()}: call start(ended) first"
             )
         observations, rewards, terminated, truncated, infos = self._lanes.step(actions)
         self._observations, self._ended = observations, terminated | truncated
@@ -161,7 +161,7 @@ class Environments:
         if not len(episodes) == len(actions) == self.num_envs:
             raise ValueError(f"expected {self.num_envs} lanes, got {len(episodes)} episodes, {len(actions)} actions")
         self.episodes = np.array(episodes)
-        self._start(np.ones(self.num_envs, np.bool_))
+        self._reset(np.ones(self.num_envs, np.bool_))
         for lane, past in enumerate(actions):
             self._replay(lane, past)
         return self._observations.copy()
@@ -173,7 +173,7 @@ class Environments:
     def _seeds(self) -> list[int]:
         return [episode_seed(self._seed, lane, int(number)) for lane, number in enumerate(self.episodes)]
 
-    def _start(self, lanes: Bool[np.ndarray, "N"]) -> None:
+    def _reset(self, lanes: Bool[np.ndarray, "N"]) -> None:
         if not lanes.any():
             return
         fresh, _ = self._lanes.reset(seed=list(self._seeds()), options={"reset_mask": lanes})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdmpc.envs import make_env
-from tdmpc.lanes import Environments, episode_seed
+from tdmpc.vector_env import Environments, episode_seed
 from tests.tdmpc.conftest import TOY, registered
 from tests.tdmpc.env_toys import Toy
 
@@ -47,7 +47,7 @@ def test_lanes_are_independent_environments(name: str) -> None:
         for action in actions:
             after = lanes.step(action)
             seen.append((before, *after[:4]))
-            before = lanes.begin(after.terminated | after.truncated)
+            before = lanes.start(after.terminated | after.truncated)
         assert (lanes.episodes > 0).all()
     for lane in range(3):
         with closing(make_env(name)) as env:
@@ -73,14 +73,14 @@ def test_an_ended_lane_must_begin_before_it_goes_on(register: Callable[..., str]
     """A step with a lane that ended, or never began, is refused, and so are actions of the wrong shape."""
     register(lambda **options: Toy(lasts=1))
     with closing(Environments(TOY, num_envs=2)) as lanes:
-        with pytest.raises(RuntimeError, match=r"lanes \[0, 1\]: call begin"):
+        with pytest.raises(RuntimeError, match=r"lanes \[0, 1\]: call start"):
             lanes.step(np.zeros((2, 1), np.float32))
         lanes.reset()
         with pytest.raises(ValueError, match=r"shape \(2, 1\), got \(3, 1\)"):
             lanes.step(np.zeros((3, 1), np.float32))
         lanes.step(np.zeros((2, 1), np.float32))
-        lanes.begin(np.array([True, False]))
-        with pytest.raises(RuntimeError, match=r"lanes \[1\]: call begin"):
+        lanes.start(np.array([True, False]))
+        with pytest.raises(RuntimeError, match=r"lanes \[1\]: call start"):
             lanes.step(np.zeros((2, 1), np.float32))
 
 
@@ -88,10 +88,10 @@ def test_a_lane_begins_alone(register: Callable[..., str]) -> None:
     """Beginning an episode in one lane leaves the others where they are; lanes that never began do begin."""
     register(lambda **options: Toy(lasts=9))
     with closing(Environments(TOY, num_envs=2)) as lanes:
-        first = lanes.begin(np.array([False, True]))
+        first = lanes.start(np.array([False, True]))
         assert lanes.episodes.tolist() == [0, 0]
-        assert np.array_equal(lanes.begin(np.array([False, False])), first)
-        second = lanes.begin(np.array([False, True]))
+        assert np.array_equal(lanes.start(np.array([False, False])), first)
+        second = lanes.start(np.array([False, True]))
         assert lanes.episodes.tolist() == [0, 1]
         assert np.array_equal(first[0], second[0])
         assert not np.array_equal(first[1], second[1])
@@ -130,7 +130,7 @@ def test_only_the_lane_that_diverges_is_cut(register: Callable[..., str]) -> Non
         assert after.truncated.tolist() == after.ended.tolist() == [False, True, False]
         assert after.real.tolist() == [True, False, True] and not after.terminated.any()
         assert after.diverged[::2] == ("", "") and "RuntimeError: the arm flew away" in after.diverged[1]
-        lanes.begin(after.ended)
+        lanes.start(after.ended)
         assert lanes.episodes.tolist() == [0, 1, 0]
         assert lanes.step(np.zeros((3, 1), np.float32)).rewards.tolist() == [3, 1, 3]
 
@@ -143,7 +143,7 @@ def test_what_was_handed_out_does_not_change(register: Callable[..., str]) -> No
         episodes, transition = lanes.episodes, lanes.step(np.ones((2, 1), np.float32))
         copies = [part.copy() for part in transition[:4]]
         lanes.step(np.zeros((2, 1), np.float32))
-        lanes.begin(np.ones(2, np.bool_))
+        lanes.start(np.ones(2, np.bool_))
         assert same(transition[:4], copies)
         assert episodes.tolist() == [0, 0]
         assert lanes.episodes.tolist() == [1, 1]
@@ -199,7 +199,7 @@ def play(
             lanes.step(action)  # they did something else before
             lanes.restore(episodes, past)
         begins[0] |= number == abandon_at
-        observations = lanes.begin(begins)
+        observations = lanes.start(begins)
         past = [np.vstack([old[: 0 if new else None], one]) for old, new, one in zip(past, begins, action, strict=True)]
         transition = lanes.step(action)
         seen.append((observations, lanes.episodes, *transition[:4]))

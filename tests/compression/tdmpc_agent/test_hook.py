@@ -15,15 +15,18 @@ import torch
 
 from compression.config import PruneConfig
 from compression.records import EVENTS, IMPORTANCE, Journal, read
-from compression.tdmpc_groups import AgentPruner, AgentSubject, agent_groups
+from compression.tdmpc_agent.agent import PrunableAgent
+from compression.tdmpc_agent.groups import agent_groups
+from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc import checkpoint, compiling, runs
 from tdmpc.agent import Agent
 from tdmpc.config import Linear, TrainConfig, from_json, to_json
 from tdmpc.evaluation import evaluate
 from tdmpc.metrics import Sink, read_rows
 from tdmpc.replay import Replay
+from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec
-from tdmpc.trainer import Interrupted, Trainer, load_agent
+from tdmpc.trainer import Interrupted, Trainer
 from tests.compression.conftest import MakeAgent, groups_of, random_keep
 from tests.tdmpc.conftest import SMALL, open_run, tiny
 from tests.tdmpc.outcomes import Outcome, differing, outcome
@@ -197,64 +200,23 @@ def test_a_pruned_checkpoint_is_an_ordinary_one(tmp_path: Path) -> None:
     assert last["width/reward.0"] == agent.config.model.reward[0] < first["width/reward.0"] == SMALL.reward[0]
 
 
-def test_moments_are_carried_or_begin_afresh(tmp_path: Path) -> None:
-    """After an event Adam's moments are those of the units that stay; asked for, both optimisers begin afresh."""
-    trainer = open_run(tiny("Pendulum-v1", env_steps=24), tmp_path)
-    trainer.run()
-    dense = AgentSubject.of(trainer.agent, trainer.replay, step=24)
-    smaller = dense.shrunk({"dynamics.0": torch.tensor([[0, 2]])})
-    carried, fresh = smaller.agent(), smaller.with_fresh_optimizer().agent()
-    moment = "optimizer/components.dynamics.0.weight/exp_avg"
-    assert torch.equal(carried.state()[moment], dense.state[moment][[0, 2]])
-    assert carried.model_optimizer.state and carried.policy_optimizer.state
-    assert not fresh.model_optimizer.state and not fresh.policy_optimizer.state
-    assert all(torch.equal(*pair) for pair in zip(carried.model.parameters(), fresh.model.parameters(), strict=True))
-
-
 def test_a_run_short_of_its_target_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A run that ends with more than was asked for warns of it."""
     open_run(tiny("Pendulum-v1"), tmp_path, Undoing).run()
     assert caplog.text.count("pruning has not reached its target: 100.0% of the macs are left where 30.0%") == 1
 
 
-def test_a_judge_draws_the_same_windows_again(make_agent: MakeAgent, tmp_path: Path) -> None:
-    """The same draw judges on the same data, another on others; an agent is no worse than itself."""
-    trainer = open_run(tiny("Pendulum-v1"), tmp_path)
-    trainer.run()
-    before = trainer.replay.state()["rng"].copy()
-    subject = AgentSubject.of(trainer.agent, trainer.replay, step=60)
-    first, again, other = (subject.judge(subject, draw) for draw in (1, 1, 2))
-    assert first == again and first.before != other.before
-    assert set(first.worsening.values()) == {0.0}
-    assert (trainer.replay.state()["rng"] == before).all()
-
-
-def test_a_useless_agent_is_judged_useless(tmp_path: Path) -> None:
-    """An agent whose reward head has been emptied explains nothing of the rewards."""
-    trainer = open_run(tiny("Pendulum-v1", env_steps=150), tmp_path)
-    trainer.run()
-    subject = AgentSubject.of(trainer.agent, trainer.replay, step=60)
-    groups = subject.groups
-    same = subject.shrunk({axis.name: torch.arange(axis.size).expand(axis.heads, -1) for axis in groups.axes})
-    with torch.no_grad():
-        for parameter in same.model.components["reward"].parameters():
-            parameter.zero_()
-    judgement = same.judge(subject, 1)
-    assert judgement.after["reward"] > judgement.before["reward"] and judgement.worsening["reward"] > 0.1
-    assert judgement.after["value"] == judgement.before["value"] and judgement.worsening["value"] == 0
-
-
 def test_observing_sees_every_update(make_agent: MakeAgent, make_batch: Callable, tmp_path: Path) -> None:
-    """Each update of a followed agent, before and after a cut, is one observation of all of its groups."""
+    """Each update of an attached agent, before and after a cut, is one observation of all of its groups."""
     agent = make_agent(terminates=True)
     pruner = AgentPruner(PRUNE, agent.config.model, tmp_path)
-    pruner.follow(agent)
+    pruner.attach(agent)
     agent.update(make_batch())
     assert pruner.pruner.updates == 1 and (pruner.pruner.decider.statistics.moments["absolute"] > 0).all()
     keep = random_keep(groups_of(agent), {"dynamics.0": 4, "value.1": 3})
     empty = Replay(agent.config.replay, observation_dim=3, action_dim=2, horizon=3)
-    smaller = AgentSubject.of(agent, empty, step=0).shrunk(keep).agent()
-    pruner.pruner._adopt(keep, groups_of(smaller))
-    pruner.follow(smaller)
+    smaller = PrunableAgent.of(agent, empty, step=0).shrunk(keep).agent()
+    pruner.pruner._replace_groups(keep, groups_of(smaller))
+    pruner.attach(smaller)
     smaller.update(make_batch())
     assert pruner.pruner.updates == 2 and len(pruner.pruner.decider.statistics.rate) == groups_of(smaller).total

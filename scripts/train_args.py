@@ -1,0 +1,142 @@
+"""The arguments of ``tdmpc train``: defaults by preset, environment or earlier run; and what of them cannot be."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from compression.config import PruneConfig, resolved
+from compression.config import check as check_pruning
+from compression.tdmpc_agent.groups import agent_groups
+from tdmpc import compiling, runs
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, to_json
+from tdmpc.config_checks import check, check_delay
+from tdmpc.device import find_device, resolve_precision
+from tdmpc.env_names import resolve
+from tdmpc.envs import NOMINAL, describe, make_env
+from tdmpc.presets import PRESETS, PresetName, preset
+from tdmpc.spec import EnvOptions, EnvSpec
+from tdmpc.wandb_sink import WandbMode
+
+CHANGEABLE = {"env_steps", "eval_every", "eval_episodes", "checkpoint_every", "threads", "device", "compile"}
+"""Settings that may differ when a run goes on; the others are part of what it learned."""
+
+
+@dataclass(frozen=True)
+class TrackArgs:
+    """Weights & Biases; files in the run folder are written in any case."""
+
+    mode: Annotated[WandbMode, tyro.conf.arg(name="wandb")] = "disabled"
+    """Whether and where to log."""
+    project: Annotated[str, tyro.conf.arg(name="wandb-project")] = "tdmpc"
+    group: Annotated[str | None, tyro.conf.arg(name="wandb-group")] = None
+    """Runs that belong together, for example the seeds of one experiment."""
+    tags: Annotated[tuple[str, ...], tyro.conf.arg(name="wandb-tags")] = ()
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a TD-MPC agent. Every setting below can be set here; the defaults shown are the preset's."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    preset: PresetName = "default"
+    """Where the settings start: ``default`` for a CPU, ``reference`` as published."""
+    run_dir: Path | None = None
+    """New folder for the run; runs/ENV-SEED when not given."""
+    resume: Path | None = None
+    """Go on with this run instead; ENV is not needed then."""
+    video: bool = False
+    """Film the first episode of the final evaluation."""
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    track: Annotated[TrackArgs, tyro.conf.arg(name="")] = field(default_factory=TrackArgs)
+
+
+def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
+    """Several passes: the preset and the environment, or the run to go on with, decide the defaults of the rest."""
+    args = _parse(arguments, TrainArgs(preset(_preset_named(arguments))))
+    if args.resume is not None:
+        if args.run_dir is not None or args.preset != "default":
+            raise ConfigError(
+                "--resume goes on in the same folder with the same preset: leave out --run-dir and --preset"
+            )
+        saved = TrainArgs(runs.config(args.resume), prune=started_with(args.resume))
+        args, spec = _resolved(_parse(arguments, saved)), runs.spec(args.resume)
+        _refuse_changes(saved, args)
+    else:
+        if not args.config.env:
+            raise ConfigError("which environment? For example: tdmpc train cartpole-swingup ('tdmpc envs' lists them)")
+        check(args.config)
+        asked = args.config
+        options = EnvOptions(action_repeat=asked.action_repeat, max_episode_steps=asked.max_episode_steps)
+        if asked.perturb != NOMINAL:  # what cannot be is refused before minutes of random play
+            make_env(asked.env, perturb=asked.perturb, **options).close()
+        spec = describe(asked.env, terminates=asked.terminates, **options)
+        args = _resolved(_parse(arguments, TrainArgs(_quickest(preset(args.preset, spec), asked, spec))))
+        check_delay(args.config, spec)
+    check(args.config)
+    return _on_this_machine(args), spec
+
+
+def _preset_named(arguments: list[str]) -> PresetName:
+    """The preset that the arguments ask for, so that ``--preset reference --help`` shows its defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="default")
+    name = parser.parse_known_args(arguments)[0].preset
+    return name if name in PRESETS else "default"
+
+
+def _parse(arguments: list[str], default: TrainArgs) -> TrainArgs:
+    return tyro.cli(TrainArgs, args=arguments, default=default, prog="tdmpc train")
+
+
+def _resolved(args: TrainArgs) -> TrainArgs:
+    return dataclasses.replace(args, config=dataclasses.replace(args.config, env=resolve(args.config.env)))
+
+
+def _quickest(config: TrainConfig, asked: TrainConfig, spec: EnvSpec) -> TrainConfig:
+    """A preset's settings, compiled where that makes a run of the asked length quicker."""
+    updates = asked.env_steps / spec.action_repeat * asked.updates_per_step
+    return dataclasses.replace(config, compile=compiling.pays(updates, asked.device))
+
+
+def _on_this_machine(args: TrainArgs) -> TrainArgs:
+    """With the precision that ``auto`` stands for here, so that the run goes on in the same one elsewhere."""
+    precision = resolve_precision(args.config, find_device(args.config.device))
+    return dataclasses.replace(args, config=dataclasses.replace(args.config, precision=precision))
+
+
+def _refuse_changes(saved: TrainArgs, args: TrainArgs) -> None:
+    before, after = ({**to_json(one.config), "prune": to_json(one.prune)} for one in (saved, args))
+    changed = sorted(name for name in before if before[name] != after[name] and name not in CHANGEABLE)
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change when a run goes on; only {', '.join(sorted(CHANGEABLE))} can. "
+            f"Start a new run instead of --resume {args.resume}"
+        )
+
+
+def started_with(folder: Path) -> PruneConfig:
+    """How a run is pruned; not at all where it was made before pruning was there."""
+    return runs.settings(folder, "prune", PruneConfig, PruneConfig())
+
+
+def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, first_update: int) -> TrainArgs:
+    """The arguments with every setting of pruning filled in and checked.
+
+    Args:
+        args: of a run that is about to start; its config has the dense widths.
+        spec: the environment.
+        current: widths that it starts with.
+        first_update: environment step from which on it learns.
+    """
+    config = args.config
+    if not args.prune.active:
+        return args
+    span = {"first_update": first_update, "length": config.env_steps}
+    prune = resolved(args.prune, **span)
+    dense, now = (agent_groups(model, spec, config.planner) for model in (config.model, current))
+    check_pruning(prune, dense, now, **span)
+    return dataclasses.replace(args, prune=prune)
