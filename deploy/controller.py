@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from deploy import bundle, contract, faults, planning, realtime
+from deploy.agenda import Agenda
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Arrays, Bundle, BundleError, actuate
 from deploy.faults import ControlFault, Fault, FaultPolicy
-from deploy.planning import Ahead, Anytime, AtOnce, Made, Planning
+from deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Controller:
             self._planning = AtOnce(graphs[bundle.PLANNER], iterations=described.iterations)
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
         self._middle = actuate(np.zeros_like(described.low), described.low, described.high)
+        self._agenda = Agenda(described)
         self._decision = 0
         self.reset(seed=0)
 
@@ -164,12 +166,10 @@ class Controller:
         if seed is not None:
             self._random = np.random.default_rng(seed)
         self._began = self._decision
-        self._plans: list[Made] = []
         self._readings: Arrays | None = None
         self._action: np.ndarray | None = None
         first = self._decision + 1
-        self._decided = dict.fromkeys(range(first, first + self.bundle.delay), self._middle)
-        """Actions that no plan gives, by decision, in the actuators' units."""
+        self._agenda.reset(dict.fromkeys(range(first, first + self.bundle.delay), self._middle))
 
     def act(
         self, observation: Any, *, measured_at: float | None = None, released_at: float | None = None
@@ -201,11 +201,11 @@ class Controller:
         except ControlFault as fault:
             found.append(fault)
             held = self._committed()[-1] if self.bundle.delay else self._action
-            self._decided[self._decision + self.bundle.delay] = self._safe_action(held)
-        try:
-            due = self._due()
-        except ControlFault as fault:
-            found.append(fault)
+            self._agenda.put(self._decision + self.bundle.delay, self._safe_action(held))
+        due, late = self._agenda.take(self._decision)
+        self.counters.late += late
+        if due is None:
+            found.append(ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far"))
             due = self._safe_action(self._action)
         self._action = self._within_reach(due)
         for fault in found:
@@ -217,7 +217,7 @@ class Controller:
     @property
     def plan(self) -> np.ndarray | None:
         """The last plan that was ready, ``Float32[H A]`` in [-1, 1]."""
-        return self._plans[-1].mean if self._plans else None
+        return None if self._agenda.newest is None else self._agenda.newest.mean
 
     @property
     def precision(self) -> str:
@@ -255,39 +255,14 @@ class Controller:
             if made.decision < self._decision:
                 return  # late: nobody waits for it any more
             raise ControlFault(Fault.PLAN, "the plan is not finite: is the observation one that the agent could meet?")
-        self._plans.append(made)
+        self._agenda.add(made)
         if made.decision >= self._decision:
             self.counters.iterations += made.iterations
             self.value = made.value
 
-    def _due(self) -> np.ndarray:
-        """What was decided for this decision."""
-        begun = [plan for plan in self._plans if plan.decision <= self._decision]
-        self._plans = self._plans[max(len(begun) - 1, 0) :]  # those before it will not be looked at again
-        action = self._decided_for(self._decision)
-        if self._decision not in self._decided:
-            self.counters.late += not (begun and begun[-1].decision == self._decision)
-        self._decided.pop(self._decision, None)
-        if action is None:
-            raise ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far")
-        return action
-
-    def _decided_for(self, decision: int) -> np.ndarray | None:
-        """The action for a decision, as far as it is known."""
-        if decision in self._decided:
-            return self._decided[decision]
-        for plan in reversed(self._plans):
-            if len(left := plan.ahead(decision)):
-                return actuate(left[0], self.bundle.low, self.bundle.high)
-        return None
-
     def _committed(self) -> list[np.ndarray]:
         """The action before this decision, and those that are applied until what is decided now is."""
-        actions = [self._middle if self._action is None else self._action]
-        for decision in range(self._decision, self._decision + self.bundle.delay):
-            action = self._decided_for(decision)
-            actions.append(actions[-1] if action is None else action)
-        return actions
+        return self._agenda.committed(self._middle if self._action is None else self._action, self._decision)
 
     def _within_reach(self, action: np.ndarray) -> np.ndarray:
         if self.bundle.max_change is None:
@@ -298,10 +273,7 @@ class Controller:
 
     def _inputs(self) -> Arrays:
         """Sensors, the last plan as the graph wants it, as of the decision before, and the actions until then."""
-        mean = np.zeros((self.bundle.horizon, self.bundle.action_dim), np.float32)
-        if self._plans:
-            left = self._plans[-1].ahead(self._decision + self.bundle.delay - 1)
-            mean[: len(left)] = left
+        mean = self._agenda.warm_start(self._decision + self.bundle.delay - 1)
         inputs = {**(self._readings or {}), "previous_mean": mean}
         if self.bundle.takes_committed:
             inputs[bundle.COMMITTED] = bundle.deactuate(np.stack(self._committed()), self.bundle.low, self.bundle.high)
@@ -325,10 +297,3 @@ def _check_pipeline(described: Bundle, deadline_ms: float | None) -> None:
             f"{described.folder} plans for the moment of the observation, and a pipeline answers before it plans. "
             "Export it with --delay 1, or more where a plan takes longer than a control period"
         )
-
-
-def draw_noise(random: np.random.Generator, noise: Arrays) -> Arrays:
-    """Fill arrays with standard normal draws, in the order in which they are given, and return them."""
-    for values in noise.values():
-        random.standard_normal(dtype=np.float32, out=values)
-    return noise

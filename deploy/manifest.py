@@ -11,7 +11,7 @@ from deploy.original import ExportConfig, Original, Source, sensor_input
 from deploy.parity import Parity
 from deploy.regret import Regret
 from tdmpc.config import to_json
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 
 VERSIONED = ("tdmpc", "torch", "onnx", "onnxruntime", "numpy")
 

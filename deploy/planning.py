@@ -186,6 +186,13 @@ def thread(priority: int | None) -> Executor:
     return ThreadPoolExecutor(1, thread_name_prefix="planner", initializer=realtime.prioritise, initargs=(priority,))
 
 
+def draw_noise(random: np.random.Generator, noise: Arrays) -> Arrays:
+    """Fill arrays with standard normal draws, in the order in which they are given, and return them."""
+    for values in noise.values():
+        random.standard_normal(dtype=np.float32, out=values)
+    return noise
+
+
 def _made(decision: int, iterations: int, outputs: Arrays) -> Made:
     return Made(decision, iterations, outputs["action"], outputs["new_mean"], float(outputs["value"]))
 

@@ -22,7 +22,7 @@ from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.files import write_whole
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 from tdmpc.presets import PRESETS, preset
 from tdmpc.spec import Batch, EnvSpec
 

@@ -10,7 +10,7 @@ import torch
 from deploy.timing import Timed
 from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 from tdmpc.runs import load_agent
 
 

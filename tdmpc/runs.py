@@ -21,7 +21,7 @@ from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.files import write_whole
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import parameter_shapes
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from compression.groups import Axis, Groups, Keep, Slice
 from compression.shrink import shrink
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import parameter_shapes
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from compression.groups import Axis, Groups, Slice
 from compression.tdmpc_agent.groups import agent_groups, with_widths
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 from tdmpc.world_model import WorldModel, parameter_shapes
 from tests.tdmpc.conftest import MODEL, PLANNER
 

@@ -20,15 +20,17 @@ from deploy import backends, bundle
 from deploy.backends import Runtime
 from deploy.bundle import BundleError
 from deploy.contract import golden_plans
-from deploy.controller import Controller, draw_noise
+from deploy.controller import Controller
 from deploy.export import _staged, export
 from deploy.graphs import TILE, in_tiles
 from deploy.original import ExportConfig, Source, load
+from deploy.planning import draw_noise
 from deploy.validation import matching_agent, validate
 from tdmpc.actor import Actor
 from tdmpc.config import ConfigError
 from tdmpc.envs import NOMINAL, make_bare_env, make_env
-from tdmpc.planner import PlanNoise, planning_macs, shift
+from tdmpc.macs import planning_macs
+from tdmpc.planner import PlanNoise, shift
 from tdmpc.runs import load_agent
 from tdmpc.world_model import WorldModel
 from tests.deploy.conftest import CASES, Exported, train

@@ -13,7 +13,7 @@ from scripts.bench_limit import counted_macs
 from scripts.main import main
 from tdmpc.config import TrainConfig
 from tdmpc.losses import Targets, model_loss
-from tdmpc.planner import planning_macs
+from tdmpc.macs import planning_macs
 
 QUICK = ["--rounds=1", "--calls=2", "--threads=1"]
 
