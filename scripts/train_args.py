@@ -37,6 +37,10 @@ class TrackArgs:
     tags: Annotated[tuple[str, ...], tyro.conf.arg(name="wandb-tags")] = ()
 
 
+LONGER = 5
+"""Decisions, at most, by which a delay makes the windows of an update longer."""
+
+
 @dataclass(frozen=True)
 class TrainArgs:
     """Train a TD-MPC agent. Every setting below can be set here; the defaults shown are the preset's."""
@@ -74,7 +78,7 @@ def parse(arguments: list[str]) -> tuple[TrainArgs, EnvSpec]:
         if asked.perturb != NOMINAL:  # what cannot be is refused before minutes of random play
             make_env(asked.env, perturb=asked.perturb, **options).close()
         spec = describe(asked.env, terminates=asked.terminates, **options)
-        args = _resolved(_parse(arguments, TrainArgs(_quickest(preset(args.preset, spec), asked, spec))))
+        args = _resolved(_parse(arguments, TrainArgs(_suited(preset(args.preset, spec), asked, spec))))
         check_delay(args.config, spec)
     check(args.config)
     return _on_this_machine(args), spec
@@ -96,10 +100,15 @@ def _resolved(args: TrainArgs) -> TrainArgs:
     return dataclasses.replace(args, config=dataclasses.replace(args.config, env=resolve(args.config.env)))
 
 
-def _quickest(config: TrainConfig, asked: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """A preset's settings, compiled where that makes a run of the asked length quicker."""
+def _suited(config: TrainConfig, asked: TrainConfig, spec: EnvSpec) -> TrainConfig:
+    """A preset's settings, for what else was asked.
+
+    Compiled where that makes a run of such a length quicker. A model that has to predict through a delay, and then what
+    is planned, learns from windows that are as much longer, up to where ``loss.rho`` leaves little of an error.
+    """
     updates = asked.env_steps / spec.action_repeat * asked.updates_per_step
-    return dataclasses.replace(config, compile=compiling.pays(updates, asked.device))
+    loss = dataclasses.replace(config.loss, horizon=config.loss.horizon + min(max(asked.delay), LONGER))
+    return dataclasses.replace(config, compile=compiling.pays(updates, asked.device), loss=loss)
 
 
 def _on_this_machine(args: TrainArgs) -> TrainArgs:

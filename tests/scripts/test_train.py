@@ -125,6 +125,14 @@ def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> 
     assert default.batch_size == reference.batch_size == 99
 
 
+def test_a_delay_makes_windows_longer(tmp_path: Path, parsed: list[Any]) -> None:
+    """A model that predicts through a delay learns from windows as much longer, but for other ones asked for."""
+    delays = [(), ("--delay=2",), ("--delay", "0", "3"), ("--delay=9",), ("--delay=2", "--loss.horizon=4")]
+    for number, delay in enumerate(delays):
+        assert main(["train", "Pendulum-v1", "--terminates=False", *delay, f"--run-dir={tmp_path / str(number)}"]) == 0
+    assert [args.config.loss.horizon for args, _, _ in parsed] == [3, 5, 6, 8, 4]
+
+
 @pytest.fixture
 def endless() -> Iterator[None]:
     """Toys whose episodes never end."""
