@@ -32,15 +32,15 @@ def write_suite(path: Path, *, env_steps: int) -> Path:
     path.write_text(
         f"""
         name = "try"
-        seeds = [0, 1]
+        seeds = [0]
         output = "{path.parent / "out"}"
         options = "{TRAIN} --checkpoint-every=20"
         cpus = 1.5
         [tasks]
         Pendulum-v1 = ""
         [methods]
-        good = "--env-steps={env_steps}"
         bad = "--model.value-heads=0"
+        good = "--env-steps={env_steps}"
         [then]
         figures = "evaluate {{run}} --episodes=1 --threads=1 --json"
         timing = {{ options = "evaluate {{run}} --episodes=1 --threads=1 --json", alone = true }}
@@ -80,21 +80,17 @@ def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fail
     assert "restored checkpoint" in (folder.parent / "good-0.log").read_text()
     rows = rows_of(tmp_path / "out")
     assert [(row["method"], row["seed"], row["status"]) for row in rows] == [
-        *[("good", "0", "finished"), ("bad", "0", "failed"), ("good", "1", "finished"), ("bad", "1", "failed")],
+        *[("bad", "0", "failed"), ("good", "0", "finished")],
     ]
-    for row in (rows[0], rows[2]):
-        assert float(row["env_steps"]) == 400
-        assert row["figures.return_mean"] == row["timing.return_mean"] != ""
+    assert float(rows[1]["env_steps"]) == 400
+    assert rows[1]["figures.return_mean"] == rows[1]["timing.return_mean"] != ""
 
     assert "--resume" in fails("suite", str(spec))
     ends = [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
-    again = subprocess.run([*command, "--resume"], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
-    assert again.returncode == 1, again.stderr
-    assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == ends
-
-    part = subprocess.run([*command, "--resume", "--only", "*/good-1"], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    part = subprocess.run([*command, "--resume", "--only", "*/good-0"], cwd=ROOT, stderr=subprocess.PIPE, check=False)
     assert part.returncode == 0, part.stderr
-    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["finished", "failed", "finished", "failed"]
+    assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == ends
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["failed", "finished"]
     assert "no run is called so" in fails("suite", str(spec), "--resume", "--only", "*/better-*")
 
 

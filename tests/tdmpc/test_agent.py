@@ -1,6 +1,5 @@
 """Laws of the agent: updates repeat and resume bit for bit, no unit of reward matters, faults change nothing."""
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -427,21 +426,6 @@ def test_precision_is_resolved(
         assert make_agent(**wide).precision == fastest
         assert make_agent(precision="auto").precision == "float32"
         assert resolve_precision(make_config(precision="auto", compile=True), cpu) == fastest
-
-
-@pytest.mark.compiles
-@pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
-def test_compiled_is_eager(make_agent: MakeAgent, make_batch: MakeBatch) -> None:
-    """A compiled agent acts and learns like the eager one, to the round-off of another order of summation."""
-    widths = dict.fromkeys(("encoder", "dynamics", "reward", "termination", "policy", "value"), (8,))
-    short = {"model": widths, "loss": {"horizon": 2}, "planner": {"horizon": 2}}
-    batches = [make_batch(steps=2, ends={0: 0, 3: 1}, scale=scale) for scale in (0.5, 5.0, 1.0)]
-    agents = [make_agent(seed=0, compile=compiled, **short) for compiled in (False, True)]
-    eager, compiled = (live(agent, batches, Actor(agent, lanes=2, seed=5)) for agent in agents)
-    assert len(eager) == len(compiled)
-    for one, other in zip(eager, compiled, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("given", "found"), [(None, 7), (50, 50)])

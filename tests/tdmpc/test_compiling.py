@@ -30,10 +30,10 @@ def test_one_compilation_serves_all_widths(make_agent: MakeAgent, make_batch: Ma
     def told(width: int, *others: int) -> list[Tensor]:
         widths = {"latent": width, "policy": (width, width), "encoder": (width,)}
         widths |= dict.fromkeys(("dynamics", "reward", "value"), others or (width, width))
-        short = {"model": widths, "loss": {"horizon": 2, "consistency_width": 50}, "planner": {"horizon": 2}}
+        short = {"model": widths, "loss": {"horizon": 1, "consistency_width": 50}, "planner": {"horizon": 1}}
         torch.manual_seed(0)
         agent = make_agent(seed=0, compile=True, **short)
-        batch = make_batch(steps=2)
+        batch = make_batch(steps=1)
         agent.update(batch)
         action = Actor(agent, lanes=2, seed=1).act(batch.observations[0, :2], step=0, explore=False)
         return [action, *agent.model.parameters()]

@@ -15,17 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tdmpc.config import ConfigError, ModelConfig, PlannerConfig
-from tdmpc.planner import (
-    PlanNoise,
-    draw_noise,
-    imagine,
-    mppi,
-    perturb,
-    planning_macs,
-    propose,
-    refit,
-    shift,
-)
+from tdmpc.macs import planning_macs
+from tdmpc.planner import PlanNoise, draw_noise, imagine, mppi, perturb, propose, refit, shift
 from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import Regression, WorldModel

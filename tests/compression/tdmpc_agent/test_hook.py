@@ -122,8 +122,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, name: str, ki
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_resumes_behind_an_event(tmp_path: Path) -> None:
     """A run that compiles anew at the widths behind an event ends with the bits of one that compiled at the first."""
-    planner = dataclasses.replace(RUNS["one lane"].planner, horizon_schedule=Linear(3, 3, 0))
-    config = tiny("Pendulum-v1", compile=True, planner=planner)
+    planner = dataclasses.replace(RUNS["one lane"].planner, horizon=1, horizon_schedule=Linear(1, 1, 0))
+    loss = dataclasses.replace(RUNS["one lane"].loss, horizon=1)
+    config = tiny("Pendulum-v1", compile=True, planner=planner, loss=loss)
     expected = whole_run(config, tmp_path / "whole")
     folder = tmp_path / "parts"
     folder.mkdir()
