@@ -18,7 +18,7 @@ class Cases(NamedTuple):
     previous: Float[Tensor, "S H B A"]
     """What the agent had planned one decision before."""
     noise: list[PlanNoise]
-    committed: Float[Tensor, "S D+1 B A"]
+    committed: Float[Tensor, "S C B A"]
     plans: list[Plan]
 
 

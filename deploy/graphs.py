@@ -128,7 +128,7 @@ class StartGraph(BundleGraph):
         sensors: Sensors,
         previous_mean: Float[Tensor, "H A"],
         noise_policy: Float[Tensor, "H P A"],
-        committed: Float[Tensor, "D+1 A"] | None = None,
+        committed: Float[Tensor, "C A"] | None = None,
     ) -> tuple[Tensor, ...]:
         config, z = self.settings.planner, self._latent(sensors)
         committed = torch.zeros_like(previous_mean[:1]) if committed is None else committed

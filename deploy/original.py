@@ -33,8 +33,8 @@ class Inputs(NamedTuple):
     previous: Float[Tensor, "H A"]
     """The plan of the decision before."""
     noise: PlanNoise
-    committed: Float[Tensor, "D+1 A"]
-    """The action before the observation, and those that are applied until the plan begins."""
+    committed: Float[Tensor, "C A"]
+    """The action before the observation, and those that are applied until the plan begins, one more than the delay."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Original(NamedTuple):
         observation: Float[Tensor, "B O"],
         previous: Float[Tensor, "H B A"],
         noise: PlanNoise,
-        committed: Float[Tensor, "D+1 B A"],
+        committed: Float[Tensor, "C B A"],
         **hooks: Any,
     ) -> Plan:
         """The agent's plans; ``hooks`` as ``mppi`` has them."""
@@ -104,7 +104,7 @@ class Original(NamedTuple):
             **hooks,
         )
 
-    def start(self, observation: Float[Tensor, "B O"], committed: Float[Tensor, "D+1 B A"]) -> Float[Tensor, "B Z"]:
+    def start(self, observation: Float[Tensor, "B O"], committed: Float[Tensor, "C B A"]) -> Float[Tensor, "B Z"]:
         """The latents at which plans begin."""
         return planner.ahead(self.model, self.model.encode(observation), committed[1:])
 
