@@ -21,12 +21,6 @@ def quantiles(values: ArrayLike, count: int = 1001) -> list[float]:
     return np.quantile(np.asarray(values, np.float64), np.linspace(0, 1, count), method="higher").round(5).tolist()
 
 
-def draws(found: ArrayLike, random: np.random.Generator) -> float:
-    """One value of a distribution that ``quantiles`` tells."""
-    known = np.asarray(found, np.float64)
-    return float(known[min(int(random.random() * len(known)), len(known) - 1)])
-
-
 def _percentile(samples: np.ndarray, point: float) -> float | None:
     beyond = samples.size * (100 - point) / 100
     return None if beyond < 1 - 1e-9 else float(np.percentile(samples, point, method="higher"))

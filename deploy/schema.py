@@ -38,6 +38,7 @@ def _finite(value: Any) -> bool:
 
 TEXT = Leaf("a text", lambda value: isinstance(value, str))
 COUNT = Leaf("a whole number of at least 1", lambda value: _whole(value, 1) and value < LARGE)
+LIMIT = Leaf("a whole number of at least 1 or null", lambda value: value is None or _whole(value, 1))
 STEPS = Leaf("a whole number of at least 0", lambda value: _whole(value, 0))
 NUMBER = Leaf("a number", _finite)
 MAYBE = Leaf("a number or null", lambda value: value is None or isinstance(value, float) or _finite(value))
@@ -50,7 +51,13 @@ PRECISION = Leaf("float32 or int8", lambda value: value in ("float32", "int8", "
 OBJECT = Leaf("an object", lambda value: isinstance(value, dict))
 
 MANIFEST: Mapping[str, Any] = {
-    "environment": {"id": TEXT, "control_period_ms": PERIOD, "delay": Optional(STEPS)},
+    "environment": {
+        "id": TEXT,
+        "control_period_ms": PERIOD,
+        "action_repeat": COUNT,
+        "max_episode_steps": Optional(LIMIT),
+        "delay": Optional(STEPS),
+    },
     "observation": [{"name": TEXT, "input": TEXT, "shape": SHAPE}],
     "action": [{"low": NUMBERS, "high": NUMBERS}],  # one item
     "planner": {

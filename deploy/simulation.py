@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy import bundle, contract, faults, percentiles
+from deploy import bundle, contract, faults
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Bundle, BundleError
 from deploy.controller import Controller
@@ -83,8 +83,8 @@ def measured(slowdown: float) -> Latency:
 
 def drawn(quantiles_ms: Sequence[float], slowdown: float, seed: int) -> Latency:
     """Drawn from what was measured before."""
-    random = np.random.default_rng(seed)
-    return lambda _: slowdown * percentiles.draws(quantiles_ms, random) / 1000
+    random, times = np.random.default_rng(seed), slowdown * np.array(quantiles_ms) / 1000
+    return lambda _: float(random.choice(times))
 
 
 def quantiles_of(path: Path, described: Bundle, runtime: Runtime) -> list[float]:
@@ -95,9 +95,10 @@ def quantiles_of(path: Path, described: Bundle, runtime: Runtime) -> list[float]
     """
     try:
         rows: list[Mapping[str, Any]] = json.loads(path.read_text())
-        known = [(row["model"], row["precision"], row["backend"], row["threads"], row["mode"]) for row in rows]
-        wanted = (described.model_id, described.precision, runtime.backend, runtime.threads, "single")
-        found = [row["quantiles_ms"] for row, key in zip(rows, known, strict=True) if key == wanted]
+        known = [(row["model"], row["backend"], row["threads"], row["mode"], row["precision"]) for row in rows]
+        computed = ("float32", "bfloat16") if runtime.precision == "auto" else (described.precision,)
+        wanted = [(described.model_id, runtime.backend, runtime.threads, "single", each) for each in computed]
+        found = [row["quantiles_ms"] for row, key in zip(rows, known, strict=True) if key in wanted]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError(
             f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})"

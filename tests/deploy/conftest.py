@@ -35,7 +35,7 @@ PLAN = np.array([[0.5, -0.5], [0.25, 0.75], [-1.0, 1.0]], np.float32)
 """What a scripted planner plans, in [-1, 1]."""
 MANIFEST: dict[str, Any] = {
     "format_version": bundle.FORMAT_VERSION,
-    "environment": {"id": "Toy-v0", "control_period_ms": 20.0},
+    "environment": {"id": "Toy-v0", "control_period_ms": 20.0, "action_repeat": 1},
     "observation": [
         {"name": "joint", "input": "observation/joint", "shape": [2]},
         {"name": "body/height", "input": "observation/body/height", "shape": []},

@@ -144,6 +144,7 @@ def test_times_of_another_bundle_are_refused(described: Bundle, tmp_path: Path) 
         ([{**row, "model": "another"}], "measure it by tdmpc latency"),
         ([{**row, "threads": 2}], "measure it by tdmpc latency"),
         ([{**row, "mode": "periodic"}], "measure it by tdmpc latency"),
+        ([{**row, "precision": "bfloat16"}], "measure it by tdmpc latency"),
         ([row], "is not what tdmpc latency --json writes"),
         ({"a": 1}, "is not what tdmpc latency --json writes"),
     ]:
@@ -152,6 +153,8 @@ def test_times_of_another_bundle_are_refused(described: Bundle, tmp_path: Path) 
             quantiles_of(path, described, Runtime())
     path.write_text(json.dumps([{**row, "quantiles_ms": [1.0, 2.0]}]))
     assert quantiles_of(path, described, Runtime()) == [1.0, 2.0]
+    path.write_text(json.dumps([{**row, "precision": "bfloat16", "quantiles_ms": [3.0]}]))
+    assert quantiles_of(path, described, Runtime(precision="auto")) == [3.0]
     with pytest.raises(BundleError, match="No such file"):
         quantiles_of(tmp_path / "missing.json", described, Runtime())
     assert bundle.read(described.folder).model_id == described.model_id
