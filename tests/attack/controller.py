@@ -1,4 +1,4 @@
-"""Decisions about normal, odd and hostile observations, under each fault policy, with and without deadlines.
+"""Decisions about normal, odd and hostile observations, under each fault policy: at once, within deadlines, pipelined.
 
 The law: an action is single precision, finite and within the bounds of the actuators, or with the policy ``raise`` a
 ``ControlFault``; nothing else comes out, and the decision after it is as good as any.
@@ -24,7 +24,12 @@ from tests.attack.subject import subject
 CALLS = 92_000
 BATCH = 500
 POLICIES = ("hold", "zero", "prior", "raise")
-DEADLINES = (None, 1e-3, 0.3, 50.0)
+WAYS: dict[str, dict[str, Any]] = {
+    "no-deadline": {},
+    **{f"{deadline_ms:g}-ms-deadline": {"deadline_ms": deadline_ms} for deadline_ms in (1e-3, 0.3, 50.0)},
+    "pipelined": {"pipelined": True},
+}
+"""How a controller plans: name, and what ``load`` is told."""
 
 
 class Rude:
@@ -101,16 +106,16 @@ def nested(depth: int) -> Any:
 def cases(seed: int, scale: float) -> Iterator[Case]:
     """Batches of calls, each with a controller of its own; then the controller in C++."""
     for number in range(scaled(CALLS / BATCH, scale)):
-        policy, deadline = POLICIES[number % 4], DEADLINES[number // 4 % 4]
-        name = f"{policy}-{'no' if deadline is None else f'{deadline:g}-ms'}-deadline-{number}"
-        yield Case(name, partial(batch, policy, deadline, (seed, number)), BATCH)
+        policy, way = POLICIES[number % len(POLICIES)], list(WAYS)[number // len(POLICIES) % len(WAYS)]
+        yield Case(f"{policy}-{way}-{number}", partial(batch, policy, way, (seed, number)), BATCH)
     yield from native_controller.cases(seed, scale)
 
 
-def batch(policy: Any, deadline_ms: float | None, words: tuple[object, ...], folder: Path) -> Iterator[str]:
+def batch(policy: Any, way: str, words: tuple[object, ...], folder: Path) -> Iterator[str]:
     """A controller's life among observations that the dice choose."""
     chosen, told = dice(*words, policy), set[str]()
-    controller = Controller.load(subject().bundle, on_fault=policy, deadline_ms=deadline_ms, max_age_ms=20.0)
+    folder = subject().delayed if way == "pipelined" else subject().bundle
+    controller = Controller.load(folder, on_fault=policy, max_age_ms=20.0, **WAYS[way])
     try:
         for call in range(BATCH):
             if chosen.random() < 0.02:
@@ -118,7 +123,7 @@ def batch(policy: Any, deadline_ms: float | None, words: tuple[object, ...], fol
             observation, times = observed(controller.bundle.sensors, chosen), clocks(chosen)
             if (fault := outcome(controller, policy, observation, times)) and fault not in told:
                 told.add(fault)
-                yield f"call {call} of {policy} within {deadline_ms} ms, {shown(observation)}, {times}: {fault}"
+                yield f"call {call} of {policy}, {way}, {shown(observation)}, {times}: {fault}"
     finally:
         controller.close()
 

@@ -1,4 +1,4 @@
-"""A small finished run and its bundle, made once by the command line; attacks work on copies."""
+"""A small finished run and its bundles, made once by the command line; attacks work on copies."""
 
 import shutil
 import tempfile
@@ -22,6 +22,8 @@ class Subject(NamedTuple):
 
     run: Path
     bundle: Path
+    delayed: Path
+    """A bundle whose actions are due one decision later, for pipelines."""
 
     def copied(self, folder: Path) -> "Subject":
         """A copy to spoil."""
@@ -32,11 +34,15 @@ class Subject(NamedTuple):
 def subject() -> Subject:
     """Train and export."""
     folder = Path(_KEPT.name)
-    for arguments in (["train", ENV, *TRAINED, "--run-dir=run"], ["export", "run", "--out=bundle"]):
+    for arguments in (
+        ["train", ENV, *TRAINED, "--run-dir=run"],
+        ["export", "run", "--out=bundle"],
+        ["export", "run", "--out=delayed", "--delay=1"],
+    ):
         ended = processes.run(arguments, folder)
         if ended.status != 0:
             raise RuntimeError(f"there is nothing to attack: {ended}")
-    return Subject(folder / "here" / "run", folder / "here" / "bundle")
+    return Subject(*(folder / "here" / name for name in ("run", "bundle", "delayed")))
 
 
 _KEPT = tempfile.TemporaryDirectory(prefix="tdmpc-attack-subject-")

@@ -546,14 +546,11 @@ def test_a_film_of_the_final_evaluation(copied: Path) -> None:
     assert (copied / runs.VIDEO).read_bytes()[4:8] == b"ftyp"
 
 
-def test_a_smooth_run(tmp_path: Path, fails: Callable[..., str]) -> None:
-    """A run with a limit of change trains, tells how much its actions change, and is not exported yet."""
+def test_a_smooth_run(tmp_path: Path) -> None:
+    """A run with a limit of change trains, and tells how much its actions change."""
     run = tmp_path / "run"
     assert main(["train", TOY, *TINY, "--planner.max-change=0.1", f"--run-dir={run}"]) == 0
     assert 0 < json.loads((run / runs.SUMMARY).read_text())["action_variation"] <= 0.1 + 1e-6
-    says = fails("export", str(run), f"--out={tmp_path / 'bundle'}")
-    assert says.startswith(f"{run} was trained with --planner.max-change 0.1: a bundle does not know")
-    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_body_without_a_model_is_refused_at_once(

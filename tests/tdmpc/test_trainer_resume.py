@@ -328,7 +328,7 @@ def test_what_cannot_be_played_again_starts_anew(tmp_path: Path, register: Calla
     register(forgetful())
     config = tiny(TOY, num_envs=2, random_steps=10)
     before = stopped(config, tmp_path, after=MID_EPISODE)
-    assert before.lengths.tolist() == [4, 4] and before.actor.mean.any()
+    assert before.episodes.lengths.tolist() == [4, 4] and before.actor.mean.any()
     trainer, told = resumed(config, tmp_path)
     assert "2 running episode(s) could not be played again exactly and start anew" in told
     assert trainer.envs.episodes.tolist() == [3, 3] and trainer.episodes.lengths.tolist() == [0, 0]
