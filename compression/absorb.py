@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from compression.groups import Axis, Groups, Keep, Slice
+from tdmpc.compression.groups import Axis, Groups, Keep, Slice
 
 RIDGE = 1e-3
 """Added to the variances, as a share of their mean: what hardly varies is not relied upon."""

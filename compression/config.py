@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
-from compression.allocation import Limits, Method
-from compression.groups import Budget, Groups
-from compression.importance import Bound, CriterionName
-from compression.schedule import Schedule, Shape
+from tdmpc.compression.allocation import Limits, Method
+from tdmpc.compression.groups import Budget, Groups
+from tdmpc.compression.importance import Bound, CriterionName
+from tdmpc.compression.schedule import Schedule, Shape
 
 FIRST, LAST = 0.1, 0.4
 """Where pruning starts and ends when that is not said, as shares of the run from the first update on."""

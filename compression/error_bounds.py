@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compression import sparsity
+from tdmpc.compression import sparsity
 
 RANGES = {"elu": math.inf, "relu": math.inf, "leaky_relu": math.inf, "tanh": 2.0, "sigmoid": 1.0}
 """Activations that never enlarge a difference (1-Lipschitz), and the largest difference of two of their outputs."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Axis, Groups, Slice
+from tdmpc.compression.groups import Axis, Groups, Slice
 
 CriterionName = Literal["bayesian", "gradient", "fisher", "average", "taylor", "l1", "l2", "pq", "random"]
 Moment = Literal["absolute", "squared", "taylor"]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compression.groups import Groups
+from tdmpc.compression.groups import Groups
 
 
 def relative(scores: Mapping[str, Float[Tensor, "E W"]], table: Groups) -> dict[str, Float[Tensor, "E W"]]:

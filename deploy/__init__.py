@@ -8,12 +8,12 @@ Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manif
 ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
 compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
 ``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names:
-``deploy.export``.
+``tdmpc.deploy.export``.
 """
 
-from deploy.backends import Runtime
-from deploy.bundle import BundleError
-from deploy.controller import Controller
-from deploy.faults import ControlFault
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.faults import ControlFault
 
 __all__ = ["BundleError", "ControlFault", "Controller", "Runtime"]

@@ -1,6 +1,6 @@
 """A controller bundle as a robot reads it: a manifest, and files whose hashes it holds.
 
-The manifest is JSON that anything can read; ``deploy.export`` writes it, ``docs/deployment.md`` describes it.
+The manifest is JSON that anything can read; ``tdmpc.deploy.export`` writes it, ``docs/deployment.md`` describes it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy import schema
+from tdmpc.deploy import schema
 
 FORMAT_VERSION = 3
 """2 knows no delay and no limit of change, 1 has ``fp32`` for ``float32`` and no ``as_run``; both are read too."""

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import backends, bundle
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Bundle, BundleError, Shapes
+from tdmpc.deploy import backends, bundle
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError, Shapes
 
 UNSAID = "files"
 """The part of a manifest that no graph carries: it holds their hashes."""

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from deploy import bundle, contract, faults, planning, realtime
-from deploy.agenda import Agenda
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Arrays, Bundle, BundleError, actuate
-from deploy.faults import ControlFault, Fault, FaultPolicy
-from deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
+from tdmpc.deploy import bundle, contract, faults, planning, realtime
+from tdmpc.deploy.agenda import Agenda
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
+from tdmpc.deploy.faults import ControlFault, Fault, FaultPolicy
+from tdmpc.deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.bundle import Arrays, Sensor
+from tdmpc.deploy.bundle import Arrays, Sensor
 
 
 class Fault(StrEnum):

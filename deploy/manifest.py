@@ -1,16 +1,16 @@
-"""What a bundle says of itself; ``deploy.bundle`` reads it."""
+"""What a bundle says of itself; ``tdmpc.deploy.bundle`` reads it."""
 
 import dataclasses
 import platform
 from importlib.metadata import version
 from typing import Any
 
-from deploy import bundle
-from deploy.graphs import tiled
-from deploy.original import ExportConfig, Original, Source, sensor_input
-from deploy.parity import Parity
-from deploy.regret import Regret
 from tdmpc.config import to_json
+from tdmpc.deploy import bundle
+from tdmpc.deploy.graphs import tiled
+from tdmpc.deploy.original import ExportConfig, Original, Source, sensor_input
+from tdmpc.deploy.parity import Parity
+from tdmpc.deploy.regret import Regret
 from tdmpc.macs import planning_macs
 
 VERSIONED = ("tdmpc", "torch", "onnx", "onnxruntime", "numpy")

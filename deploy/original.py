@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
 from tdmpc.config_checks import check, check_delay
+from tdmpc.deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent

@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from deploy import realtime
-from deploy.backends import Graph
-from deploy.bundle import Arrays
-from deploy.faults import ControlFault, Fault
+from tdmpc.deploy import realtime
+from tdmpc.deploy.backends import Graph
+from tdmpc.deploy.bundle import Arrays
+from tdmpc.deploy.faults import ControlFault, Fault
 
 SLACK = 0.9
 """How much of the slowest iteration so far is still believed after another one: a hiccup is forgotten in time."""
@@ -182,7 +182,7 @@ class Anytime:
 
 
 def thread(priority: int | None) -> Executor:
-    """A thread to plan in, at a real-time priority (``deploy.realtime.prioritise``)."""
+    """A thread to plan in, at a real-time priority (``tdmpc.deploy.realtime.prioritise``)."""
     return ThreadPoolExecutor(1, thread_name_prefix="planner", initializer=realtime.prioritise, initargs=(priority,))
 
 

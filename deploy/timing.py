@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import bundle, percentiles
-from deploy.backends import Runtime
-from deploy.controller import Controller
+from tdmpc.deploy import bundle, percentiles
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.controller import Controller
 
 ROUNDS = 5
 OWN_SHARE = 0.95

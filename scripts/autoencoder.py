@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from compression.config import PruneConfig, check, resolved
-from compression.importance import CRITERIA, CriterionName
-from compression.pruner import OnlinePruner
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts import ranges
-from scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
-from scripts.csv_tables import write_table
-from scripts.digits import Images, digits, mnist
-from scripts.report.comparison import gallery, tradeoff
-from scripts.report.page import page, saved
-from scripts.report.pruning import importance, losses, outcome, units, widths
 from tdmpc import runs
+from tdmpc.compression.config import PruneConfig, check, resolved
+from tdmpc.compression.importance import CRITERIA, CriterionName
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.config import ConfigError, to_json
 from tdmpc.files import write_whole
+from tdmpc.scripts import ranges
+from tdmpc.scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.digits import Images, digits, mnist
+from tdmpc.scripts.report.comparison import gallery, tradeoff
+from tdmpc.scripts.report.page import page, saved
+from tdmpc.scripts.report.pruning import importance, losses, outcome, units, widths
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""

@@ -14,16 +14,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-import machine
-from scripts import ranges
-from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
-from scripts.bench_pruning import PruningBench, pruned
+from tdmpc import machine
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.files import write_whole
 from tdmpc.macs import planning_macs
 from tdmpc.presets import PRESETS, preset
+from tdmpc.scripts import ranges
+from tdmpc.scripts.bench_limit import counted_macs, matmul_rate, milliseconds
+from tdmpc.scripts.bench_pruning import PruningBench, pruned
 from tdmpc.spec import Batch, EnvSpec
 
 CARTPOLE = EnvSpec(

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression.allocation import allocate
-from compression.config import PruneConfig, resolved
-from compression.pruner import OnlinePruner
-from compression.tdmpc_agent.agent import PrunableAgent
-from compression.tdmpc_agent.groups import agent_groups, with_widths
-from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.agent import Agent
+from tdmpc.compression.allocation import allocate
+from tdmpc.compression.config import PruneConfig, resolved
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.groups import agent_groups, with_widths
+from tdmpc.compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.config import ReplayConfig, TrainConfig
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import tyro
 
-from scripts import export, latency, ranges, report, train, validate
-from scripts.evaluate import show
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.runs import RunError
+from tdmpc.scripts import export, latency, ranges, report, train, validate
+from tdmpc.scripts.evaluate import show
 
 log = logging.getLogger("tdmpc")
 
@@ -63,7 +63,7 @@ def _beside(command: Sequence[str], *, log_file: Path) -> Iterator[None]:
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "scripts.main", *command], stdout=output, stderr=output)
+        process = subprocess.Popen([sys.executable, "-m", "tdmpc.scripts.main", *command], stdout=output, stderr=output)
     log.info("beside this: tdmpc %s (%s)", " ".join(command), log_file)
     try:
         yield

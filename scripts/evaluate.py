@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from scripts import ranges
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.config_checks import check, check_delay
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
 from tdmpc.runs import load_agent
+from tdmpc.scripts import ranges
 from tdmpc.video import write_video
 
 BUDGET = ("samples", "iterations", "elites", "horizon")

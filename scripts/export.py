@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.export import export
-from deploy.original import ExportConfig
-from scripts import ranges
 from tdmpc.config import ConfigError
+from tdmpc.deploy.export import export
+from tdmpc.deploy.original import ExportConfig
+from tdmpc.scripts import ranges
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-import machine
-from deploy import realtime
-from deploy.backends import BackendName, Runtime
-from deploy.bundle import BundleError
-from deploy.timing import Row, Timed, periodic, remarks, row, single_stream, timed_controller
-from scripts import ranges
+from tdmpc import machine
+from tdmpc.deploy import realtime
+from tdmpc.deploy.backends import BackendName, Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.timing import Row, Timed, periodic, remarks, row, single_stream, timed_controller
+from tdmpc.scripts import ranges
 
 Precision = Literal["float32", "bfloat16"]
 TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     else:
         _show(rows)
     if args.plot is not None:
-        from scripts.report.latency import draw
+        from tdmpc.scripts.report.latency import draw
 
         draw(rows, samples, args.plot)
     return 0
@@ -138,7 +138,7 @@ def _subjects(args: LatencyArgs) -> Iterator[Timed]:
 
 def _timed_agent(run: Path, args: LatencyArgs) -> Timed:
     """The agent of a run; PyTorch is imported only here."""
-    from scripts.latency_torch import timed_agent
+    from tdmpc.scripts.latency_torch import timed_agent
 
     return timed_agent(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
 

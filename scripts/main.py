@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     for chatty in ("absl", "OpenGL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        status = importlib.import_module(f"scripts.{name}").main(rest)
+        status = importlib.import_module(f"tdmpc.scripts.{name}").main(rest)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as stopped:
@@ -108,13 +108,15 @@ def _line(error: Exception) -> str:
     """What the user is told; nothing of a fault of ours."""
     if isinstance(error, ModuleNotFoundError) and error.name in ("tyro", "rich"):
         return "the command line needs: pip install 'tdmpc[train]', or on a robot 'tdmpc[deploy,latency]'"
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return "this command needs PyTorch and the simulators; install them with: pip install 'tdmpc[train]'"
     if isinstance(error, ImportError):
         return str(error) if "pip install" in str(error) else ""
     if isinstance(error, OSError):
         return _line_of_disk(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return f"{NO_MEMORY} ({' '.join(str(error).split())[:200] or 'of everything together'})"
-    from scripts.errors import EXPECTED
+    from tdmpc.scripts.errors import EXPECTED
 
     return str(error) if isinstance(error, EXPECTED) else ""
 

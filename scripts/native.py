@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-import deploy
-from deploy.bundle import BundleError, read
-from deploy.timing import Row, Times, row
-from scripts import ranges
+from tdmpc import deploy
+from tdmpc.deploy.bundle import BundleError, read
+from tdmpc.deploy.timing import Row, Times, row
+from tdmpc.scripts import ranges
 
 SOURCES = Path(deploy.__file__).parent / "native"
 PROGRAM = "tdmpc_controller"

@@ -8,9 +8,9 @@ import pandas as pd
 import tyro
 from tyro.conf import Positional
 
-from scripts.report.training import PUBLISHED, learning_curve
 from tdmpc import runs
 from tdmpc.env_names import resolve
+from tdmpc.scripts.report.training import PUBLISHED, learning_curve
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from compression.config import PruneConfig, PruneError
-from scripts.evaluate import show
-from scripts.train import go_on
-from scripts.train_args import TrackArgs, TrainArgs, with_pruning
 from tdmpc import checkpoint, runs
 from tdmpc.checkpoint import CheckpointError
+from tdmpc.compression.config import PruneConfig, PruneError
 from tdmpc.config import ModelConfig, from_json
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.evaluate import show
+from tdmpc.scripts.train import go_on
+from tdmpc.scripts.train_args import TrackArgs, TrainArgs, with_pruning
 
 
 @dataclass(frozen=True)

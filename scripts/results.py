@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from scripts.collect import collect
-from scripts.csv_tables import write_table
-from scripts.errors import ResultsError
+from tdmpc.scripts.collect import collect
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.errors import ResultsError
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _collect(args: Collect) -> int:
 
 def _render(args: Render) -> int:
     try:
-        from scripts.experiments.render import render
+        from tdmpc.scripts.experiments.render import render
     except ModuleNotFoundError as error:  # a wheel has no experiments
         raise ResultsError("tdmpc results render works in a checkout of the project, with its pages") from error
     stale = render(args.root, write=not args.check)

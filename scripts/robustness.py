@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from scripts import ranges
-from scripts.report.style import colours, legend, panels, save, styled
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, PerturbConfig
 from tdmpc.config_checks import check_delay
@@ -23,6 +21,8 @@ from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole
 from tdmpc.runs import load_agent
+from tdmpc.scripts import ranges
+from tdmpc.scripts.report.style import colours, legend, panels, save, styled
 
 log = logging.getLogger("tdmpc")
 

@@ -14,15 +14,15 @@ from rich.table import Column, Table
 from torch import nn
 from tyro.conf import Positional
 
-from compression.error_bounds import Probe, Stage, assess, carry
-from compression.tdmpc_agent.networks import run_all
-from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
+from tdmpc.compression.error_bounds import Probe, Stage, assess, carry
+from tdmpc.compression.tdmpc_agent.networks import run_all
 from tdmpc.config import ConfigError
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent
+from tdmpc.scripts import ranges
 from tdmpc.spec import Batch
 from tdmpc.world_model import WorldModel
 

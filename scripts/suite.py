@@ -21,13 +21,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from scripts import ranges
-from scripts.csv_tables import read_table, write_table
-from scripts.suite_spec import Run, Suite, read, runs_of
-from scripts.suite_worker import carry_out, log_of, tail
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.files import going_on
+from tdmpc.scripts import ranges
+from tdmpc.scripts.csv_tables import read_table, write_table
+from tdmpc.scripts.suite_spec import Run, Suite, read, runs_of
+from tdmpc.scripts.suite_worker import carry_out, log_of, tail
 
 log = logging.getLogger("tdmpc")
 
@@ -141,7 +141,7 @@ def _failed(summary: Path) -> set[str]:
 @contextlib.contextmanager
 def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
     ray = _ray()
-    from scripts.main import LARGE_PAGES
+    from tdmpc.scripts.main import LARGE_PAGES
 
     settings = {
         "GLIBC_TUNABLES": LARGE_PAGES,

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compression.tdmpc_agent.hook import AgentPruner
-from scripts.report.command import write_report
-from scripts.train_args import TrainArgs, parse, with_pruning
 from tdmpc import checkpoint, runs
+from tdmpc.compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.config import ConfigError, to_json
 from tdmpc.console import ConsoleSink
 from tdmpc.evaluation import Evaluation, frame_rate
@@ -20,6 +18,8 @@ from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import is_large
 from tdmpc.pruner import NoPruning
 from tdmpc.rows import evaluation_row
+from tdmpc.scripts.report.command import write_report
+from tdmpc.scripts.train_args import TrainArgs, parse, with_pruning
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tdmpc.video import write_video

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from compression.config import PruneConfig, resolved
-from compression.config import check as check_pruning
-from compression.tdmpc_agent.groups import agent_groups
 from tdmpc import compiling, runs
+from tdmpc.compression.config import PruneConfig, resolved
+from tdmpc.compression.config import check as check_pruning
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tdmpc.config import ConfigError, ModelConfig, TrainConfig, to_json
 from tdmpc.config_checks import check, check_delay
 from tdmpc.device import find_device, resolve_precision

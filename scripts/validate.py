@@ -10,15 +10,15 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from deploy import bundle, simulation
-from deploy.backends import BackendName, Runtime
-from deploy.bundle import BundleError
-from deploy.simulation import Latency, real_time
-from deploy.validation import Validation, validate
-from scripts import ranges
-from scripts.evaluate import show
 from tdmpc.config import ConfigError
+from tdmpc.deploy import bundle, simulation
+from tdmpc.deploy.backends import BackendName, Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.simulation import Latency, real_time
+from tdmpc.deploy.validation import Validation, validate
 from tdmpc.evaluation import EVALUATION_STREAM
+from tdmpc.scripts import ranges
+from tdmpc.scripts.evaluate import show
 
 
 @dataclass(frozen=True)

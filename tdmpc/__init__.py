@@ -1,6 +1,5 @@
-"""TD-MPC: a latent world model, the planner that uses it, and everything needed to train them."""
+"""TD-MPC: a latent world model, the planner that uses it, and everything needed to train them.
 
-from importlib.util import find_spec
-
-if find_spec("torch") is None:
-    raise ImportError("tdmpc needs PyTorch and the simulators; install them with: pip install 'tdmpc[train]'")
+``tdmpc.compression`` prunes, ``tdmpc.deploy`` brings agents to robots, ``tdmpc.scripts`` is the command line: in the
+repository they are folders of their own, which links inside this one lead to. ``tdmpc.deploy`` needs no PyTorch.
+"""

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import torch
 from filelock import FileLock, Timeout
 
-import machine
-from tdmpc import checkpoint
+from tdmpc import checkpoint, machine
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, TrainConfig, from_json

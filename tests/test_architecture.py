@@ -5,6 +5,7 @@ The last tests hold each law against small houses that break it and that keep it
 """
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,8 @@ OTHERWISE = {
     **dict.fromkeys(("follow", "followed"), "attach"),
 }
 """Words that no name has, each with the one to say."""
+LINKED = re.compile(r"^tdmpc\.(?=(machine|compression|deploy|scripts)\b)")
+"""What leads from ``tdmpc`` to what is a package, or stands alone, in a house."""
 LONGEST = 300
 """Lines of a module, at most."""
 
@@ -64,7 +67,7 @@ def package_of(path: str) -> str:
 
 
 class Import(NamedTuple):
-    """``from a.b import c`` is the target ``a.b.c``."""
+    """``from a.b import c`` is the target ``a.b.c``; ``tdmpc.deploy`` is ``deploy``, where its folder is."""
 
     path: str
     line: int
@@ -83,9 +86,10 @@ class Import(NamedTuple):
 
 
 def read_house(*packages: str) -> House:
-    """The files of packages, or of modules that stand alone."""
-    files = [file for name in packages for file in [*ROOT.glob(f"{name}.py"), *sorted((ROOT / name).rglob("*.py"))]]
-    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes(), str(file)) for file in files}
+    """The files of packages; ``tdmpc/machine.py`` stands alone, as all may import it."""
+    files = [file for name in packages for file in sorted((ROOT / name).rglob("*.py"))]
+    parsed = {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes(), str(file)) for file in files}
+    return {path.replace("tdmpc/machine.py", "machine.py"): tree for path, tree in parsed.items()}
 
 
 def nodes(house: House, kind: type[Node]) -> Iterator[tuple[str, Node]]:
@@ -97,6 +101,11 @@ def calls(house: House, *names: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def imports(house: House) -> list[Import]:
+    """All imports, with the names that packages have in a house."""
+    return [use._replace(target=LINKED.sub("", use.target)) for use in stated(house)]
+
+
+def stated(house: House) -> list[Import]:
     """All imports, whatever they are nested in; names given to ``import_module`` count."""
     found = [Import(path, node.lineno, name.name) for path, node in nodes(house, ast.Import) for name in node.names]
     for path, node in nodes(house, ast.ImportFrom):
@@ -147,6 +156,11 @@ def wrong_way_imports(house: House) -> list[str]:
         if use.top in ours - {use.package, *MAY_IMPORT[use.package]}
         and not (use.path.startswith(WIRING) and use.top == "tdmpc")
     ]
+
+
+def second_copies(house: House) -> list[str]:
+    """Imports of what is ours by another name than the installed one: a checkout would load it twice."""
+    return [f"{use}: say tdmpc.{use.top}" for use in stated(house) if use.top in {*MAY_IMPORT} - {"tdmpc"}]
 
 
 def run_time_torch(house: House) -> list[str]:
@@ -244,6 +258,11 @@ def test_data_flows_one_way(house: House) -> None:
     assert wrong_way_imports(house) == []
 
 
+def test_all_is_below_tdmpc(house: House) -> None:
+    """All that is ours, tests apart, is imported from below ``tdmpc``, as it is installed."""
+    assert second_copies({**house, **read_house("tests")}) == []
+
+
 def test_a_robot_needs_no_torch(house: House) -> None:
     """What deploy runs on a robot imports neither torch nor tdmpc, not even later, inside a function."""
     assert run_time_torch(house) == []
@@ -305,6 +324,7 @@ BREACHES: list[tuple[Law, dict[str, str]]] = [
     (wrong_way_imports, {"tdmpc/a.py": "def f():\n    import scripts.main"}),
     (wrong_way_imports, {"tdmpc/a.py": "import tests"}),
     (wrong_way_imports, {"machine.py": "import tdmpc"}),
+    (second_copies, {"tdmpc/a.py": "from tdmpc import deploy, scripts\nimport deploy.bundle"}),
     (undeclared_imports, {"machine.py": "import rich"}),
     (run_time_torch, {"deploy/timing.py": "import machine", "machine.py": "import torch"}),
     (wrong_way_imports, {"compression/groups.py": "from tdmpc import agent"}),

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from compression.config import PruneConfig
-from compression.pruner import OnlinePruner
-from compression.records import EVENTS, flat_events
-from compression.tdmpc_agent.agent import PrunableAgent
-from compression.tdmpc_agent.groups import agent_groups
 from tdmpc.agent import Agent
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.records import EVENTS, flat_events
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tdmpc.config import ModelConfig
 from tdmpc.pruner import Pruner
 from tdmpc.trainer import Trainer

@@ -15,7 +15,7 @@ struct Timed {
     std::function<long()> late_plans;  // decisions so far for which no new plan was ready
 };
 
-// Both give the fields of `deploy.timing.Times`.
+// Both give the fields of `tdmpc.deploy.timing.Times`.
 Json single_stream(const Timed& subject, int calls, double seconds);
 Json periodic(const Timed& subject, double period_s, int periods);
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts import collect
-from scripts.csv_tables import read_table
-from scripts.estimates import mean
-from scripts.report import style
-from scripts.report.style import (
+from tdmpc.scripts import collect
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.estimates import mean
+from tdmpc.scripts.report import style
+from tdmpc.scripts.report.style import (
     HOLLOW,
     INK,
     LINE,
@@ -25,7 +25,7 @@ from scripts.report.style import (
     steps_axis,
     styled,
 )
-from scripts.report.training import AS_PUBLISHED, PUBLISHED, draw_run, finish
+from tdmpc.scripts.report.training import AS_PUBLISHED, PUBLISHED, draw_run, finish
 
 
 @dataclass(frozen=True)

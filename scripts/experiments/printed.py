@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import ResultsError
-from scripts.experiments.tables import markdown, without_empty
+from tdmpc.scripts.errors import ResultsError
+from tdmpc.scripts.experiments.tables import markdown, without_empty
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import ResultsError
-from scripts.experiments import figures, printed
-from scripts.experiments.figures import KINDS
-from scripts.experiments.tables import TABLES
-from scripts.report import style, training
 from tdmpc.files import write_whole
+from tdmpc.scripts.errors import ResultsError
+from tdmpc.scripts.experiments import figures, printed
+from tdmpc.scripts.experiments.figures import KINDS
+from tdmpc.scripts.experiments.tables import TABLES
+from tdmpc.scripts.report import style, training
 
 RESULTS = Path("results")
 FIGURES = Path("docs/figures")

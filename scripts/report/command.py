@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts.report import pruning
-from scripts.report.page import Picture, page, saved
-from scripts.report.style import Figure
-from scripts.report.training import PUBLISHED, learning_curve, training_panels
 from tdmpc import runs
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.files import write_whole
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.report import pruning
+from tdmpc.scripts.report.page import Picture, page, saved
+from tdmpc.scripts.report.style import Figure
+from tdmpc.scripts.report.training import PUBLISHED, learning_curve, training_panels
 
 PAGE = "report.html"
 STEP = "environment steps"

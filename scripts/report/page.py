@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("reports need jinja2: pip install 'tdmpc[train]'") from error
 
-from scripts.report.style import Figure, save
+from tdmpc.scripts.report.style import Figure, save
 
 TEMPLATE = "report.html.jinja"
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import deploy
-from deploy import bundle
-from deploy.controller import Controller
+from tdmpc import deploy
+from tdmpc.deploy import bundle
+from tdmpc.deploy.controller import Controller
 from tests.deploy.conftest import MANIFEST, PLAN, Scripted, planned
 from tests.deploy.test_planning import Inline
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts import bench, bench_limit
-from scripts.bench_limit import counted_macs
-from scripts.main import main
 from tdmpc.config import TrainConfig
 from tdmpc.losses import Targets, model_loss
 from tdmpc.macs import planning_macs
+from tdmpc.scripts import bench, bench_limit
+from tdmpc.scripts.bench_limit import counted_macs
+from tdmpc.scripts.main import main
 
 QUICK = ["--rounds=1", "--calls=2", "--threads=1"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-import scripts.main
-from scripts.main import COMMANDS, main
+import tdmpc.scripts.main
 from tdmpc.files import going_on
+from tdmpc.scripts.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +132,7 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
     def fail(_: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
+    monkeypatch.setattr(tdmpc.scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
 
 
 @pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
@@ -141,7 +141,9 @@ def test_too_little_memory_is_one_line(
     fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, make: Callable[..., object], shape: Any
 ) -> None:
     """What does not fit into memory is one line that names what can be chosen smaller."""
-    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=lambda _: make(shape)))
+    monkeypatch.setattr(
+        tdmpc.scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=lambda _: make(shape))
+    )
     said = fails("train")
     assert said.startswith("there is not enough memory") and "--replay.capacity" in said
 
@@ -217,7 +219,7 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_help_needs_no_torch() -> None:
     """The overview and an unknown command answer at once: nothing heavy is imported for them."""
     program = (
-        "import sys; from scripts.main import main; main(['--help']); main(['trian'])\n"
+        "import sys; from tdmpc.scripts.main import main; main(['--help']); main(['trian'])\n"
         "assert not {'torch', 'gymnasium', 'numpy', 'tyro'} & set(sys.modules), sorted(sys.modules)"
     )
     done = run("-c", program)
@@ -228,7 +230,7 @@ def test_help_needs_no_torch() -> None:
 def test_output_that_finds_no_room_is_one_line() -> None:
     """What is printed to a full disk fails with one line and an exit status, never silently."""
     with Path("/dev/full").open("w") as full:
-        program = [sys.executable, "-m", "scripts.main", "envs"]
+        program = [sys.executable, "-m", "tdmpc.scripts.main", "envs"]
         done = subprocess.run(program, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     said = "error: standard output: No space left on device. Free some space, then run the command again\n"
@@ -237,13 +239,13 @@ def test_output_that_finds_no_room_is_one_line() -> None:
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
     """``tdmpc envs | head -1`` says nothing on standard error."""
-    program = f"{sys.executable} -m scripts.main envs | head -1"
+    program = f"{sys.executable} -m tdmpc.scripts.main envs | head -1"
     done = subprocess.run(["sh", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
 def test_the_exit_status_leaves_the_process() -> None:
     """As a program of its own, the command gives its status and its one line to the shell."""
-    done = run("-m", "scripts.main", "trian", env={**os.environ, "GLIBC_TUNABLES": ""})
+    done = run("-m", "tdmpc.scripts.main", "trian", env={**os.environ, "GLIBC_TUNABLES": ""})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no command 'trian'. Did you mean 'train'? See: tdmpc --help\n"

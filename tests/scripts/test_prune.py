@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts.main import main
-from scripts.report.command import PAGE
 from tdmpc import checkpoint, pages, runs
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.command import PAGE
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY, file_limit, registered
 from tests.tdmpc.outcomes import files_of

@@ -16,15 +16,15 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-import scripts.train
-from compression.config import PruneConfig
-from scripts.main import main
-from scripts.report.command import PAGE
-from scripts.train import _revision
-from scripts.train_args import CHANGEABLE, parse
+import tdmpc.scripts.train
 from tdmpc import checkpoint, pages, runs
+from tdmpc.compression.config import PruneConfig
 from tdmpc.config import to_json
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.command import PAGE
+from tdmpc.scripts.train import _revision
+from tdmpc.scripts.train_args import CHANGEABLE, parse
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
@@ -93,7 +93,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, EnvSpec, Path]]:
     """What a training would have been started with; nothing is trained."""
     calls: list[tuple[Any, EnvSpec, Path]] = []
-    monkeypatch.setattr("scripts.train._train", lambda args, spec, folder: calls.append((args, spec, folder)))
+    monkeypatch.setattr("tdmpc.scripts.train._train", lambda args, spec, folder: calls.append((args, spec, folder)))
     return calls
 
 
@@ -229,7 +229,11 @@ def test_a_run_can_be_made_longer(copied: Path, caplog: pytest.LogCaptureFixture
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training does nothing, once it has begun."""
-    for name in ("scripts.train.Trainer.run", "scripts.train.Trainer.evaluate", "scripts.train._conclude"):
+    for name in (
+        "tdmpc.scripts.train.Trainer.run",
+        "tdmpc.scripts.train.Trainer.evaluate",
+        "tdmpc.scripts.train._conclude",
+    ):
         monkeypatch.setattr(name, lambda *_, **__: None)
 
 
@@ -345,7 +349,11 @@ def die_at_the_summary(path: Path, value: Any) -> None:
 
 
 write_json = runs.write_json
-SEAMS = {"write_curve": (runs, die), "write_json": (runs, die_at_the_summary), "write_report": (scripts.train, die)}
+SEAMS = {
+    "write_curve": (runs, die),
+    "write_json": (runs, die_at_the_summary),
+    "write_report": (tdmpc.scripts.train, die),
+}
 
 
 @pytest.mark.parametrize("seam", SEAMS)
@@ -421,7 +429,7 @@ def test_a_lock_that_cannot_be_taken_is_one_line(copied: Path, fails: Callable[.
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "scripts.main", "train", *arguments]
+    program = [sys.executable, "-m", "tdmpc.scripts.main", "train", *arguments]
     return subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -557,7 +565,7 @@ def test_a_body_without_a_model_is_refused_at_once(
     tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A perturbation that the environment cannot have is refused before random play and before a folder is made."""
-    monkeypatch.setattr("scripts.train_args.describe", None)
+    monkeypatch.setattr("tdmpc.scripts.train_args.describe", None)
     says = fails("train", TOY, *TINY, "--perturb.masses=0.1", f"--run-dir={tmp_path / 'run'}")
     assert says == f"{TOY} has no MuJoCo model, which --perturb.masses would change: leave that out"
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scripts.report.page import Picture, data_uri, page
+from tdmpc.scripts.report.page import Picture, data_uri, page
 from tests.scripts.report.test_pruning import EVENTS
 
 
