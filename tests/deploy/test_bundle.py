@@ -246,7 +246,7 @@ def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str
 def test_importing_is_quick() -> None:
     """Importing the controller loads numpy and the standard library, not even a runtime."""
     program = (
-        "import sys; from deploy import Controller\n"
+        "import sys; from tdmpc.deploy import Controller\n"
         "heavy = {'onnxruntime', 'openvino', 'torch', 'onnx', 'gymnasium', 'matplotlib', 'rich', 'tyro', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
