@@ -13,6 +13,7 @@ from tdmpc.files import write_whole
 from tdmpc.scripts.errors import ResultsError
 from tdmpc.scripts.experiments import figures, printed
 from tdmpc.scripts.experiments.figures import KINDS
+from tdmpc.scripts.experiments.printed import SLOWDOWN
 from tdmpc.scripts.experiments.tables import TABLES
 from tdmpc.scripts.report import style, training
 
@@ -21,7 +22,7 @@ FIGURES = Path("docs/figures")
 MADE_FROM = FIGURES / "made-from.json"
 """Of each figure the hashes of what it was made from and of the file itself: pictures of other machines differ."""
 DRAWING = "".join(inspect.getsource(module) for module in (figures, style, training))
-PRINTED = {"bench": ("", printed.bench), "timings": ("", printed.timings)}
+PRINTED = {"bench": ("", printed.bench), "timings": ("", printed.timings), "slowdown": (SLOWDOWN, printed.slowdown)}
 OPEN, CLOSE = "<!-- results:", "<!-- /results -->"
 MARKER = re.compile(rf"^ *(?:{OPEN}(.+?) -->|{CLOSE})$", re.MULTILINE)
 BLOCK = re.compile(rf"^ *({OPEN}(.+?) -->)$.*?^ *{CLOSE}$", re.DOTALL | re.MULTILINE)
