@@ -141,7 +141,7 @@ class OnlinePruner:
             model.parameters(),
             torch.Generator().manual_seed(self.seed * SEEDS + draw),
             bound=self.config.bound,
-            history=self.schedule.ramp(step) if self.config.history == "cosine" else 0.5,
+            history=self.schedule.cosine(step) if self.config.history == "cosine" else 0.5,
         )
 
     def _event(self, model: S, scores: Mapping[str, Tensor], step: int) -> S:

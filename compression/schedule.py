@@ -47,7 +47,7 @@ class Schedule:
             return 0
         return max((step - self.start) * self.events // max(self.end - self.start, 1), 0)
 
-    def ramp(self, step: int) -> float:
+    def cosine(self, step: int) -> float:
         """A cosine from 0 at the start to 1 at the end, whatever the shape."""
         return RAMPS["cosine"](min(max((step - self.start) / max(self.end - self.start, 1), 0.0), 1.0))
 

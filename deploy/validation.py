@@ -21,9 +21,9 @@ from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.original import Inputs, Original, Settings
 from tdmpc.deploy.parity import SCALED, Difference, Parity, difference, parity, value_scale
 from tdmpc.deploy.regret import Loss, Regret, loss, regret
+from tdmpc.env_faults import DIVERGED
 from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
-from tdmpc.guard import DIVERGED
 from tdmpc.planner import PlanNoise
 from tdmpc.runs import load_agent
 from tdmpc.vector_env import episode_seed

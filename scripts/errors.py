@@ -17,8 +17,8 @@ if find_spec("torch") is not None:  # on a robot there is only ``deploy``
     from tdmpc.compression.config import PruneError
     from tdmpc.compression.records import RecordError
     from tdmpc.config import ConfigError
+    from tdmpc.env_faults import EnvironmentFault
     from tdmpc.env_names import UnsupportedEnvironment
-    from tdmpc.guard import EnvironmentFault
     from tdmpc.metrics import MetricsError
     from tdmpc.runs import RunError
 

@@ -19,8 +19,8 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
 from tdmpc.config import PerturbConfig
+from tdmpc.env_faults import FAULTS, CheckedEnv, number, sensors, told
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
-from tdmpc.guard import FAULTS, Guard, number, sensors, told
 from tdmpc.perturbation import perturbed_dynamics, perturbed_signals
 from tdmpc.random_play import Seen, never_terminates, probe, usual_limit
 from tdmpc.rendering import prepare_rendering
@@ -41,7 +41,7 @@ def make_env(
     """Make an environment with observations ``Float32[O]`` and actions ``Float32[A]`` in [-1, 1].
 
     Actions are scaled to the actuators, clipped and repeated; rewards are summed over the
-    repeat, which stops early where the episode ends. A ``Guard`` watches over it.
+    repeat, which stops early where the episode ends. A ``CheckedEnv`` watches over it.
 
     Args:
         env_id: any name that ``resolve`` takes.
@@ -66,7 +66,7 @@ def make_bare_env(env_id: str, **options: Unpack[EnvOptions]) -> gym.Env:
         UnsupportedEnvironment: as ``make_env``.
     """
     env_id = resolve(env_id)
-    return _guarded(_construct(env_id, options), env_id, options)
+    return _checked(_construct(env_id, options), env_id, options)
 
 
 def default_action_repeat(env_id: str) -> int:
@@ -129,17 +129,17 @@ def _adapt(env: gym.Env, env_id: str, options: EnvOptions) -> gym.Env:
     actuators, space = _actuators(env_id, env.action_space), env.observation_space
     observations = Box(-np.inf, np.inf, (_observation_dim(env_id, space),), np.float32)
     actions = Box(-1.0, 1.0, (flatdim(actuators),), np.float32)
-    env = TransformAction(_guarded(env, env_id, options), lambda action: _drive(actuators, action), actions)
+    env = TransformAction(_checked(env, env_id, options), lambda action: _drive(actuators, action), actions)
     return TransformObservation(env, lambda sensed: np.asarray(flatten(space, sensed), np.float32), observations)
 
 
-def _guarded(env: gym.Env, env_id: str, options: EnvOptions) -> Guard:
+def _checked(env: gym.Env, env_id: str, options: EnvOptions) -> CheckedEnv:
     """The environment decision by decision, with what goes wrong inside it told apart."""
     asked = options.get("action_repeat")
     repeat = default_action_repeat(env_id) if asked is None else asked
     if repeat < 1:
         raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
-    return Guard(RepeatAction(TransformReward(env, number), repeat), env_id)
+    return CheckedEnv(RepeatAction(TransformReward(env, number), repeat), env_id)
 
 
 def _drive(actuators: Box, action: np.ndarray) -> np.ndarray:

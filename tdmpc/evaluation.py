@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.env_faults import DIVERGED, EnvironmentFault
 from tdmpc.envs import make_env
-from tdmpc.guard import DIVERGED, EnvironmentFault
 from tdmpc.spec import EnvSpec
 from tdmpc.vector_env import episode_delay, episode_seed
 

@@ -52,18 +52,18 @@ class PerturbedSignals(gym.Wrapper):
         self._sensing, self._acting = _stream(seed, SENSING), _stream(seed, ACTING)
         self._faulty = np.zeros((2, *observation.shape), np.int64)  # for so many decisions dropped, stuck
         self._read = observation
-        sensed = self._sense(observation)
-        self._on_their_way.extend([sensed] * (self._config.observation_delay + 1))
-        return sensed, info
+        reading = self._reading(observation)
+        self._on_their_way.extend([reading] * (self._config.observation_delay + 1))
+        return reading, info
 
     def step(self, action: np.ndarray) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Make a step with a noisy action; the actuators' bounds hold for it too."""
         noise = self._config.action_noise * self._acting.standard_normal(action.shape)
         observation, reward, terminated, truncated, info = self.env.step((action + noise).astype(np.float32))
-        self._on_their_way.append(self._sense(observation))
+        self._on_their_way.append(self._reading(observation))
         return self._on_their_way[0], reward, terminated, truncated, info
 
-    def _sense(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
+    def _reading(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
         noise = self._config.observation_noise * self._sensing.standard_normal(observation.shape)
         begun = self._sensing.random(self._faulty.shape) < [
             [self._config.dropped_sensors],

@@ -52,7 +52,7 @@ class AgentPruner(Pruner):
 
     def _advance(self, trainer: Trainer) -> None:
         events = self.pruner.journal.lines
-        with trainer.window.timer("prune"):
+        with trainer.tally.timer("prune"):
             agent = PrunableAgent.of(trainer.agent, trainer.replay, step=trainer.agent_steps)
             chosen = self.pruner.advance(agent, step=trainer.env_steps)
             if chosen is not agent:
