@@ -55,10 +55,10 @@ class AutoencoderArgs:
     learning_rate: float = 1e-3
     shape: Shape = field(default_factory=Shape)
     prune: PruneConfig = field(default_factory=lambda: PruneConfig(budget="parameters", min_width=2, guard=False))
-    """Target and criterion are those above; without the guard every criterion reaches every target. With observe, the
-    dense training records the scores by all criteria too."""
+    """Targets and criteria come from the options above. The guard is off, so that every criterion reaches every target.
+    With observe, the dense training also records the scores by all criteria."""
     mnist: Path | None = None
-    """Folder with MNIST's IDX files, packed (.gz) or not; never downloaded."""
+    """Folder with MNIST's IDX files, packed (.gz) or not. Nothing is downloaded."""
     run_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/autoencoder")
     """New folder for tables, pictures and report.html."""
     threads: int = 1

@@ -62,20 +62,20 @@ SETTINGS: dict[str, Callable[[], TrainConfig]] = {
 
 @dataclass(frozen=True)
 class BenchArgs:
-    """Time plans and updates on synthetic data: medians of interleaved rounds, the planner at its full horizon.
+    """Time plans and updates on synthetic data, with the planner at its full horizon. Times are medians over rounds.
 
-    Beside each stands what it multiplies a second, as a share of the device's fastest large matrix product.
+    Beside each time stands its rate of multiply-adds, as a share of the device's fastest large matrix product.
     """
 
     setting: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ("reference", "default")
-    """Any of reference, default, width-256, width-128, width-48: published sizes on cartpole-swingup, the default
-    preset, or the reference with narrower hidden layers; and reference-0.75, reference-0.97, default-0.75,
-    default-0.97: with this share of a plan's multiply-adds pruned."""
+    """What to time. ``reference`` has the published sizes on cartpole-swingup, and ``default`` is the default preset.
+    width-256, width-128 and width-48 are the reference with narrower hidden layers. In reference-0.75, reference-0.97,
+    default-0.75 and default-0.97 this share of a plan's multiply-adds is pruned."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     compile: bool = False
-    """Compile planner and update first."""
+    """Compile the planner and the update first."""
     rounds: int = 5
     """Rounds in which the settings take turns."""
     calls: int = 5
@@ -83,7 +83,7 @@ class BenchArgs:
     device: str = "cpu"
     """Torch device, for example ``cpu`` or ``cuda``."""
     profile: Path | None = None
-    """Then look where the time goes, operator by operator and kernel by kernel, and write it to this text file."""
+    """Text file that tells where the time goes, operator by operator and kernel by kernel; none when not given."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
 

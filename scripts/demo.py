@@ -28,13 +28,13 @@ TARGET = 0.75
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Train on cartpole-swingup, once pruned on the way and once as it is; export, check and time both."""
+    """Train two agents on cartpole-swingup, and prune one of them while it trains. Export, check and time both."""
 
     run_dir: Path = Path("runs/demo")
-    """New folder for the pruned run; the dense one's has the same name with ``-dense`` behind it."""
+    """New folder for the pruned run. The folder of the dense run has the same name with ``-dense`` behind it."""
     seed: int = 0
     threads: int = 0
-    """Threads of the tensor library for each of the two; half of the cores when 0."""
+    """Threads of the tensor library for each of the two trainings; 0 for half of the cores."""
 
 
 def main(arguments: list[str]) -> int:

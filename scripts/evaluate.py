@@ -30,15 +30,14 @@ class EvaluateArgs:
     """Run folder."""
     episodes: int = 10
     policy: Literal["planner", "prior"] = "planner"
-    """``planner`` plans every action, and tells what the policy network alone returns beside it, on the same episodes;
-    ``prior`` plays with the policy network alone."""
+    """``planner`` plans every action. It also plays the same episodes with the policy network alone. ``prior`` plays
+    only with the policy network."""
     seed: int | None = None
-    """Of episodes and planner noise; the run's evaluation seed when not given."""
+    """Seed of episodes and planner noise; the run's evaluation seed when not given."""
     delay: tuple[int, ...] | None = None
-    """Decisions after which an action is applied, or the least and the largest; the run's own when not given."""
+    """Decisions after which an action is applied, or the least and the largest delay; the run's own when not given."""
     samples: int | None = None
-    """Plans sampled in an iteration, and below: the planner's settings for this evaluation; the run's own when not
-    given."""
+    """Plans sampled in an iteration. This setting of the planner and those below are the run's own when not given."""
     iterations: int | None = None
     elites: int | None = None
     horizon: int | None = None
@@ -51,7 +50,7 @@ class EvaluateArgs:
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
-    """The run's own when not given."""
+    """Precision of the matrix products; the run's own when not given."""
 
 
 def main(arguments: list[str]) -> int:

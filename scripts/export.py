@@ -17,7 +17,7 @@ from tdmpc.scripts import ranges
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a controller bundle: the planner as ONNX graphs, compared with the agent, and a manifest."""
+    """Write a controller bundle: the planner as ONNX graphs, and a manifest. Compare the graphs with the agent."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""

@@ -21,13 +21,13 @@ from tdmpc.scripts.train_args import TrackArgs, TrainArgs, with_pruning
 
 @dataclass(frozen=True)
 class PruneArgs:
-    """Prune a finished run while it trains on; the run itself stays as it is. Steps count from the run's start."""
+    """Prune a finished run while it trains on. The run itself stays as it is. Steps count from the run's start."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     prune: Annotated[PruneConfig, tyro.conf.arg(name="")]
     finetune_steps: int = 5_000
-    """Environment steps of further training, in which the pruning events lie."""
+    """Environment steps of further training. The pruning events lie in these steps."""
     run_dir: Path | None = None
     """New folder; RUN-pruned when not given."""
     threads: int | None = None

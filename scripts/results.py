@@ -14,14 +14,14 @@ from tdmpc.scripts.errors import ResultsError
 
 @dataclass(frozen=True)
 class Collect:
-    """Make small CSV tables of what the runs of a suite left; those that are there for this suite are replaced."""
+    """Make small CSV tables from the runs of a suite. They replace the earlier tables of this suite."""
 
     suite: Annotated[Positional[Path], tyro.conf.arg(metavar="SUITE")]
     """Folder of the suite: runs/suites/NAME."""
     out: Path | None = None
     """Folder of the tables; results/NAME when not given."""
     revision: str = ""
-    """Commit of the program that made the runs, for those that were not started from a checkout."""
+    """Commit of the program that made the runs. Only runs that were not started from a checkout need it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Render:
     """Fill the blocks of README.md, results/README.md and docs/*.md, and draw their figures, from results/."""
 
     check: bool = False
-    """Write nothing; name what is not up to date, and exit 1 where something is not."""
+    """Write nothing. Name what is not up to date, and exit with 1 if there is anything."""
     root: Path = Path()
     """The checkout."""
 

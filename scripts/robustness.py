@@ -68,18 +68,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RobustnessArgs:
-    """Play agents of one environment under each perturbation at several strengths, all on the same episodes."""
+    """Play agents of one environment under each perturbation at several strengths. All play the same episodes."""
 
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
     """Run folders."""
     only: tuple[Perturbation, ...] = ()
     """Perturbations to play; all that the environment can have when not given."""
     episodes: int = 10
-    """Of each agent at each strength."""
+    """Episodes of each agent at each strength."""
     seed: int = EVALUATION_STREAM
-    """Of episodes, perturbations and planner noise, the same for all agents."""
+    """Seed of episodes, perturbations and planner noise. It is the same for all agents."""
     out: Path = Path("robustness")
-    """Table and figure to write, without their endings: robustness.csv and robustness.png."""
+    """Name of the table and the figure, without .csv and .png."""
     device: str = "cpu"
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""

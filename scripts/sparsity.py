@@ -34,22 +34,22 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SparsityArgs:
-    """How compressible each layer is (PQ index, soft sparsity), and how many weights a tolerance asks for.
+    """Measure how compressible each layer is (PQ index, soft sparsity), and how many weights a tolerance needs.
 
-    The bounds hold for inputs no larger than those seen on replayed windows of the run: observations, the latents that
-    the dynamics predict from them, actions taken and the policy's.
+    The bounds hold for inputs no larger than those on replayed windows of the run. These inputs are observations, the
+    latents that the dynamics predict from them, the actions taken, and the policy's actions.
     """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     tolerance: float = 0.1
-    """How far any output of a linear layer may be off, in that layer's own units."""
+    """Largest error of any output of a linear layer, in that layer's own units."""
     pq: tuple[float, float] = (0.5, 1.0)
-    """p and q of the PQ index; the other published pair is 1 2."""
+    """p and q of the PQ index. The other published pair is 1 2."""
     soft_q: float = 0.5
     """q of the soft sparsity, between 0 and 1."""
     windows: int = 2048
-    """Replayed windows."""
+    """Number of replayed windows."""
     json: bool = False
     """Print one JSON object instead of a table."""
 

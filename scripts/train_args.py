@@ -27,7 +27,7 @@ CHANGEABLE = {"env_steps", "eval_every", "eval_episodes", "checkpoint_every", "t
 
 @dataclass(frozen=True)
 class TrackArgs:
-    """Weights & Biases; files in the run folder are written in any case."""
+    """Weights & Biases. The files in the run folder are written in any case."""
 
     mode: Annotated[WandbMode, tyro.conf.arg(name="wandb")] = "disabled"
     """Whether and where to log."""
@@ -47,11 +47,11 @@ class TrainArgs:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     preset: PresetName = "default"
-    """Where the settings start: ``default`` for a CPU, ``reference`` as published."""
+    """Values of all settings that are not given: ``default`` for a CPU, ``reference`` as published."""
     run_dir: Path | None = None
     """New folder for the run; runs/ENV-SEED when not given."""
     resume: Path | None = None
-    """Go on with this run instead; ENV is not needed then."""
+    """Go on with this run instead of a new one. ENV is not needed then."""
     video: bool = False
     """Film the first episode of the final evaluation."""
     prune: PruneConfig = field(default_factory=PruneConfig)

@@ -74,11 +74,12 @@ class PlannerConfig:
     elites: Count = 64
     iterations: Count = 6
     temperature: NonNegative = 0.5
+    """Elites weigh exp(temperature x value), as in the published code: a higher temperature is greedier."""
     momentum: Share = 0.1
     """Share of the old mean kept in each iteration."""
     max_std: Positive = 2.0
     std: Linear = Linear(0.5, 0.05, 25_000)
-    """Least planning deviation and deviation of the exploration noise, over agent steps."""
+    """Exploration over agent steps: the deviation of the noise on actions, and the least deviation of a plan."""
     horizon_schedule: Linear = Linear(1, 5, 25_000)
     """Planning horizon over agent steps, capped by ``horizon``."""
     policy_std: NonNegative = 0.05
@@ -131,13 +132,13 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """What a robot has and a simulator has not (arXiv 2003.11881); each episode draws it from its own seed.
+    """Noise, faults and other dynamics, as a robot has them (arXiv 2003.11881). Each episode draws them from its seed.
 
-    Nobody tells the agent. Actions are perturbed behind it: the replay holds what it chose.
+    The agent is not told. The replay holds the actions that the agent chose, without their noise.
     """
 
     observation_delay: Whole = 0
-    """Decisions by which observations come late."""
+    """Decisions by which each observation is late."""
     observation_noise: NonNegative = 0.0
     """Deviation of Gaussian noise on each reading, in the sensor's own units."""
     dropped_sensors: Share = 0.0
@@ -149,8 +150,8 @@ class PerturbConfig:
     action_noise: NonNegative = 0.0
     """Deviation of Gaussian noise on each action, in half ranges of the actuator."""
     masses: Spread = 0.0
-    """MuJoCo only, as all that follow: the mass and inertia of each body are multiplied by a factor drawn from
-    [1 - x, 1 + x]."""
+    """The mass and inertia of each body are multiplied by a factor drawn from [1 - x, 1 + x]. This option and those
+    below work only with MuJoCo."""
     friction: Spread = 0.0
     """One factor for the friction of all contacts and joints: MuJoCo takes the larger friction of two bodies."""
     damping: Spread = 0.0
@@ -172,7 +173,7 @@ class TrainConfig:
     random_steps: Count = 1_000
     """Agent steps of uniformly random actions before learning starts."""
     pretrain_updates: Whole | None = None
-    """Updates made at the end of the random start; as many as its steps when not given."""
+    """Updates made at the end of the random start; as many as the random start has agent steps when not given."""
     updates_per_step: NonNegative = 1.0
     """Updates for each agent step."""
     batch_size: Count = 512
@@ -183,10 +184,10 @@ class TrainConfig:
     max_episode_steps: Count | None = None
     """Environment steps after which an episode is cut; the environment's own time limit when not given."""
     delay: Annotated[tuple[Whole, ...], Field(min_length=1, max_length=2)] = (0,)
-    """Decisions between an observation and the moment at which the action decided on it is applied. Two numbers are the
-    least and the largest: each episode has one between them."""
+    """Decisions between an observation and the moment at which its action is applied. Two numbers are the least and the
+    largest delay: each episode draws one between them."""
     terminates: bool | None = None
-    """Whether episodes can end before their time limit; found out by random play when not given."""
+    """Whether episodes can end before their time limit; random play finds this out when not given."""
     eval_every: Whole = 0
     """Environment steps between two evaluations; 0 for none."""
     eval_episodes: Count = 10

@@ -43,12 +43,12 @@ class SlowdownArgs:
     pruned: tuple[Path, ...]
     """Runs of the same seeds, pruned and trained for the delays that are needed."""
     work: Path
-    """Folder of bundles and times."""
+    """Folder for bundles and times."""
     out: Path = Path("results/real-time")
     slowdowns: tuple[float, ...] = (1, 2, 5, 10, 20, 50, 100)
     episodes: int = 10
     seed: int = 1_000_003
-    """Of the episodes, which are the same for all."""
+    """Seed of the episodes, which are the same for all agents."""
 
 
 def main(arguments: list[str]) -> int:
