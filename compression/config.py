@@ -34,6 +34,7 @@ class PruneConfig:
     """Which layer gives: global, by importance lost for each multiply-add; importance, the same, where important layers
     lose more; uniform, all alike; adaptive, by the sparsity of scores (SAP)."""
     schedule: Shape = "cosine"
+    """How the share removed grows between the events."""
     relative: bool = True
     """Ramp the logarithm of what is left, so that late events do not take the largest parts of it; without it, the
     share removed is ramped, as published."""

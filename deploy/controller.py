@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Controller:
         deadline_ms: float | None = None,
         pipelined: bool = False,
         max_age_ms: float | None = None,
+        record: Path | str | None = None,
     ) -> "Controller":
         """Load a bundle, and run it once, so that the first decision is as quick as the others.
 
@@ -121,15 +123,13 @@ class Controller:
             folder: the bundle.
             runtime: backend, threads, cores; one thread of ONNX Runtime when not given.
             on_fault: what to do where nothing can be planned.
-            deadline_ms: answer within this time, with as many planner iterations as fit; always all of them, however
-                long they take, when not given.
-            pipelined: answer at once with the action that is due, and plan in a thread for the one that is due as many
-                decisions later as the bundle's delay says.
+            deadline_ms: answer within this time, with as many planner iterations as fit; with all when not given.
+            pipelined: answer at once, and plan in a thread for what is due after the bundle's delay.
             max_age_ms: an observation measured longer ago is a fault; the control period when not given.
+            record: MCAP file to write the last decisions into (``tdmpc.deploy.recording``) when it is closed.
 
         Raises:
-            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines or in
-                a pipeline; its manifest describes other graphs.
+            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan as asked.
             ImportError: the backend is not installed.
         """
         if deadline_ms is not None and deadline_ms <= 0:
@@ -149,7 +149,8 @@ class Controller:
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
         max_age_ms = described.control_period_ms if max_age_ms is None else max_age_ms
-        return cls(
+        kind = cls if record is None else partial(import_module("tdmpc.deploy.recording").Recording, path=record)
+        return kind(
             *(described, graphs),
             on_fault=on_fault,
             deadline_ms=deadline_ms,

@@ -44,9 +44,13 @@ class ExportConfig:
     horizon: int | None = None
     """Decisions planned ahead."""
     samples: int | None = None
+    """Plans sampled in an iteration; the run's own when not given, as are the next three."""
     iterations: int | None = None
+    """Rounds of sampling and choosing."""
     elites: int | None = None
+    """Best plans of an iteration."""
     policy_trajectories: int | None = None
+    """Plans that the policy proposes."""
     delay: int | None = None
     """Decisions between an observation and the action that is planned from it; where the run was trained with several,
     the most of them when not given. Any agent can plan ahead; one that was trained for it does so better."""

@@ -46,14 +46,19 @@ class AutoencoderArgs:
     """
 
     criteria: tuple[CriterionName, ...] = tuple(CRITERIA)
+    """Criteria to compare."""
     targets: tuple[float, ...] = (0.5, 0.75, 0.9)
     """Shares of the parameters to remove."""
     seeds: tuple[int, ...] = (0,)
+    """Each trains all of them anew."""
     steps: int = 2000
     """Updates of each training."""
     batch_size: int = 128
+    """Pictures in an update."""
     learning_rate: float = 1e-3
+    """Of the optimiser."""
     shape: Shape = field(default_factory=Shape)
+    """Widths before pruning."""
     prune: PruneConfig = field(default_factory=lambda: PruneConfig(budget="parameters", min_width=2, guard=False))
     """Targets and criteria come from the options above. The guard is off, so that every criterion reaches every target.
     With observe, the dense training also records the scores by all criteria."""
@@ -62,6 +67,7 @@ class AutoencoderArgs:
     run_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/autoencoder")
     """New folder for tables, pictures and report.html."""
     threads: int = 1
+    """Threads of the tensor library."""
 
 
 # Experiments -----------------------------------------------------------------------------------------------------
@@ -220,7 +226,7 @@ def _report(
     text = page(
         title="Autoencoder, pruned while it trains",
         lead=f"{'MNIST' if args.mnist else 'digits'}, {len(images.train):,} pictures, {args.steps:,} updates",
-        result=_result(table, args),
+        results={folder.name: _result(table, args)},
         pictures=pictures,
         events=events,
         step=STEP,

@@ -74,6 +74,7 @@ class BenchArgs:
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Precisions to measure."""
     compile: bool = False
     """Compile the planner and the update first."""
     rounds: int = 5

@@ -17,6 +17,7 @@ from tdmpc.config import ConfigError
 from tdmpc.runs import RunError
 from tdmpc.scripts import export, latency, ranges, report, train, validate
 from tdmpc.scripts.evaluate import show
+from tdmpc.scripts.report.command import TIMES
 
 log = logging.getLogger("tdmpc")
 
@@ -33,6 +34,7 @@ class DemoArgs:
     run_dir: Path = Path("runs/demo")
     """New folder for the pruned run. The folder of the dense run has the same name with ``-dense`` behind it."""
     seed: int = 0
+    """Of both trainings."""
     threads: int = 0
     """Threads of the tensor library for each of the two trainings; 0 for half of the cores."""
 
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     with _beside(["train", *options, str(dense)], log_file=dense.with_name(f"{dense.name}.log")):
         train.main([*options, str(folder), "--prune.target", str(TARGET)])
     status = _deploy([folder, dense])
-    report.main([str(folder)])
+    report.main([str(folder), "--dense", str(dense)])
     for run in (folder, dense):
         show(json.loads((run / runs.SUMMARY).read_text()), title=str(run))
     return status
@@ -80,5 +82,6 @@ def _deploy(folders: Sequence[Path]) -> int:
     for folder, bundle in zip(folders, bundles, strict=True):
         export.main([str(folder), "--out", str(bundle)])
     status = max(validate.main([str(bundle), "--episodes", "3"]) for bundle in bundles)
-    latency.main([*map(str, bundles), "--torch", *map(str, folders), "--calls", "200", "--seconds", "2"])
+    quick = ["--calls", "200", "--seconds", "2", "--out", str(folders[0] / TIMES)]
+    latency.main([*map(str, bundles), "--torch", *map(str, folders), *quick])
     return status

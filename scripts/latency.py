@@ -41,6 +41,7 @@ class LatencyArgs:
     precision: Literal["float32", "auto"] = "float32"
     """``auto`` takes bfloat16 where the backend and the processor have it."""
     threads: int = 1
+    """Threads of the runtime."""
     cores: tuple[int, ...] = ()
     """Cores to which the threads are pinned; none when not given."""
     spinning: bool = False
@@ -56,12 +57,15 @@ class LatencyArgs:
     period_ms: float | None = None
     """Also time decisions at this control period."""
     periods: int = 3000
+    """Decisions at the period."""
     deadline_ms: float | None = None
     """Make the controllers answer within this time, with as many planner iterations as fit."""
     pipelined: bool = False
     """Make the controllers answer at once and plan in a thread. This needs ``--period-ms`` and bundles with a delay."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
+    out: Path | None = None
+    """File to write the same list into; ``tdmpc report`` shows RUN/latency.json."""
     plot: Path | None = None
     """File for a figure of the distributions, and of the return against the 99th percentile."""
 
@@ -79,6 +83,8 @@ def main(arguments: list[str]) -> int:
         samples += [times for _, times in measured]
     for each, remark in zip(rows, remarks(rows), strict=True):
         each["remark"] = remark
+    if args.out is not None:
+        args.out.write_text(json.dumps(rows, indent=1))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:

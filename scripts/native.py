@@ -26,6 +26,7 @@ class Build:
     """Compile the C++ controller against the installed wheels of OpenVINO and nlohmann-json."""
 
     build_dir: Path = Path("build/native")
+    """Where the program is built."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Run:
 
     bundle: Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
     build_dir: Path = Path("build/native")
+    """Where the program is built."""
     check: bool = False
     """Check the golden plans and time nothing."""
     threads: int = 1
+    """Threads of OpenVINO."""
     precision: Literal["float32", "auto"] = "float32"
     """``auto`` takes bfloat16 where the processor has it."""
     cores: tuple[int, ...] = ()
@@ -52,6 +55,7 @@ class Run:
     period_ms: float = 0.0
     """Also time decisions at this control period; not when 0."""
     periods: int = 3000
+    """Decisions at the period."""
     pipelined: bool = False
     """Answer at once and plan in a thread. This needs ``--period-ms`` and a bundle with a delay."""
 

@@ -24,6 +24,7 @@ class PlotArgs:
     env: str = ""
     """Draw the published curve of this environment."""
     title: str = ""
+    """Title of the figure."""
 
 
 def main(arguments: list[str]) -> int:

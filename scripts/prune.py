@@ -1,10 +1,11 @@
 """``tdmpc prune``: make the agent of a finished run smaller, in a new run folder, and train on."""
 
 import dataclasses
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -13,6 +14,7 @@ from tdmpc import checkpoint, runs
 from tdmpc.checkpoint import CheckpointError
 from tdmpc.compression.config import PruneConfig, PruneError
 from tdmpc.config import ModelConfig, from_json
+from tdmpc.config_checks import overridden
 from tdmpc.metrics import read_rows
 from tdmpc.scripts.evaluate import show
 from tdmpc.scripts.train import go_on
@@ -38,8 +40,36 @@ class PruneArgs:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, copy the run, go on with the copy."""
+    """Parse, prune, show what came out."""
     args = tyro.cli(PruneArgs, args=arguments, default=PruneArgs(Path(), PruneConfig(target=0.75)), prog="tdmpc prune")
+    folder = _pruned(args)
+    show(json.loads((folder / runs.SUMMARY).read_text()), title=str(folder))
+    return 0
+
+
+def prune(run: Path | str, **settings: Any) -> Path:
+    """Prune a finished run while it trains on; what ``tdmpc prune`` does.
+
+    Args:
+        run: a run folder; it stays as it is.
+        settings: of ``PruneConfig``, by name, as ``target=0.9``; and ``finetune_steps``, ``run_dir``, ``threads``,
+            ``video``, ``track``.
+
+    Returns:
+        the folder of the new run.
+
+    Raises:
+        ConfigError: a setting does not exist, or cannot have its value.
+        PruneError: such pruning cannot be.
+        CheckpointError: there is no finished run.
+    """
+    rest = {field.name for field in dataclasses.fields(PruneArgs)}
+    pruning = {name: value for name, value in settings.items() if name not in rest}
+    own = {name: value for name, value in settings.items() if name in rest}
+    return _pruned(overridden(PruneArgs(Path(run), overridden(PruneConfig(target=0.75), pruning)), own))
+
+
+def _pruned(args: PruneArgs) -> Path:
     if args.finetune_steps < 1:
         raise PruneError(f"--finetune-steps must be positive, got {args.finetune_steps}")
     if not args.prune.target:
@@ -60,9 +90,7 @@ def main(arguments: list[str]) -> int:
     with runs.new(folder):
         _copy(args.run, folder, saved)
         del saved  # gigabytes, where the replay is large
-        summary = go_on(train, folder)
-    show(summary, title=str(folder))
-    return 0
+        return go_on(train, folder)
 
 
 def _copy(run: Path, folder: Path, saved: checkpoint.Checkpoint) -> None:

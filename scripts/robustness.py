@@ -81,6 +81,7 @@ class RobustnessArgs:
     out: Path = Path("robustness")
     """Name of the table and the figure, without .csv and .png."""
     device: str = "cpu"
+    """Torch device."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
 

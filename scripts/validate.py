@@ -34,12 +34,15 @@ class ValidateArgs:
     run: Path | None = None
     """Run that the bundle was exported from; the folder that the run had at the export when not given."""
     episodes: int = 10
+    """Episodes of the bundle, and as many of the agent."""
     seed: int | None = None
     """Seed of episodes and planner noise; the run's evaluation seed when not given."""
     backend: BackendName = "onnxruntime"
+    """What runs the graphs."""
     precision: Literal["float32", "auto"] = "float32"
     """``auto`` takes bfloat16 where the backend and the processor have it."""
     threads: int = 1
+    """Threads of the runtime and of the tensor library."""
     real_time: bool = False
     """Play without waiting for decisions: until an action is there, the action before it goes on. Decisions take as
     long as they take here, or as long as the next three options say."""

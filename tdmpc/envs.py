@@ -32,6 +32,10 @@ DOMAIN_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2, "humanoid": 2, "human
 """Action repeat of the published results; the other dm_control domains have 4."""
 
 
+PICTURE = {"width": 640, "height": 480}
+"""Pixels of a film."""
+GYMNASIUM_MUJOCO = "gymnasium.envs.mujoco"
+
 NOMINAL = PerturbConfig()
 
 
@@ -107,7 +111,7 @@ def _construct_rendering(env_id: str, settings: dict[str, Any]) -> gym.Env:
     if not _has_pictures(env_id):
         raise UnsupportedEnvironment(f"{env_id} has no render mode 'rgb_array': go without pictures of it")
     prepare_rendering()
-    env = _make(env_id, {"render_mode": "rgb_array", **settings})
+    env = _make(env_id, {"render_mode": "rgb_array", **_picture_size(env_id), **settings})
     uses_mujoco = env_id.startswith(DM_CONTROL) or hasattr(env.unwrapped, "mujoco_renderer")
     if uses_mujoco and os.environ.get("MUJOCO_GL") == "off":
         raise UnsupportedEnvironment(
@@ -115,6 +119,13 @@ def _construct_rendering(env_id: str, settings: dict[str, Any]) -> gym.Env:
             f"libgl1-mesa-dri), set MUJOCO_GL to a renderer that works here, or go without pictures of it"
         )
     return env
+
+
+def _picture_size(env_id: str) -> dict[str, Any]:
+    """How MuJoCo's environments are told the size of their pictures; others have their own."""
+    if env_id.startswith(DM_CONTROL):
+        return {"render_kwargs": PICTURE}
+    return PICTURE if str(gym.registry[env_id.rpartition(":")[2]].entry_point).startswith(GYMNASIUM_MUJOCO) else {}
 
 
 def _has_pictures(env_id: str) -> bool:

@@ -32,7 +32,7 @@ def perturbed_dynamics(env: gym.Env, env_id: str, config: PerturbConfig) -> gym.
         UnsupportedEnvironment: it has no MuJoCo model.
     """
     asked = [name for name in ("masses", "friction", "damping", "gains") if getattr(config, name)]
-    if asked and _physics(env)[0] is None:
+    if asked and physics(env)[0] is None:
         flags = ", ".join(f"--perturb.{name}" for name in asked)
         raise UnsupportedEnvironment(f"{env_id} has no MuJoCo model, which {flags} would change: leave that out")
     return PerturbedDynamics(env, config) if asked else env
@@ -89,10 +89,10 @@ class PerturbedDynamics(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with the nominal model, then draw its own."""
-        model, _ = _physics(self.env)
+        model, _ = physics(self.env)
         _write(model, self._nominal)
         observation, info = self.env.reset(seed=seed, options=options)
-        model, data = _physics(self.env)
+        model, data = physics(self.env)
         factors = _factors(model, _stream(seed, DYNAMICS), self._config)
         self._nominal = {name: getattr(model, name).copy() for name in factors}
         _write(model, {name: self._nominal[name] * factor for name, factor in factors.items()})
@@ -138,7 +138,7 @@ def _mujoco() -> Any:
     return import_module("mujoco")
 
 
-def _physics(env: gym.Env) -> tuple[Any, Any]:
+def physics(env: gym.Env) -> tuple[Any, Any]:
     """MuJoCo's model and data, of Gymnasium's environments and of dm_control's; ``None`` twice where there are none."""
     physics = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
     model, data = (getattr(physics, name, None) for name in ("model", "data"))

@@ -90,6 +90,12 @@ class Replay:
         """Windows that can be sampled."""
         return self._windows
 
+    def observation_range(self) -> tuple[Float[np.ndarray, "O"], Float[np.ndarray, "O"]]:
+        """Least and largest value of each reading that is stored, in sensor units."""
+        rows = self._rows[: self._filled, : self._observation_dim]
+        stored = self._is_transition[: self._filled, None]
+        return rows.min(0, initial=np.inf, where=stored), rows.max(0, initial=-np.inf, where=stored)
+
     def add(
         self,
         observations: Float[np.ndarray, "N O"],

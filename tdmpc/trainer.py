@@ -216,7 +216,7 @@ class Trainer:
         if self.env_steps >= self.config.env_steps:
             return  # the final evaluation is at hand
         if every and self.env_steps // every > self.evaluated_at // every:
-            self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
+            self.sink.log(evaluation_row(self, self.evaluate(self.config.curve_episodes or self.config.eval_episodes)))
             self.evaluated_at = self.env_steps
 
     def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:

@@ -25,21 +25,23 @@ MAY_IMPORT = {
     "deploy": ("machine", "tdmpc"),
     "scripts": ("machine", "tdmpc", "compression", "deploy"),
 }
+FRONT = "tdmpc/__init__.py"
+"""The public interface: it names what all packages offer, and loads nothing of it before it is used."""
 WIRING = "compression/tdmpc_agent/"
 """The one folder of ``compression`` that knows how TD-MPC is wired, and so imports it."""
 RUN_TIME = ("deploy/__init__.py", "deploy/controller.py", "deploy/timing.py")
 """What runs on a robot, together with every file of ``deploy``, and ``machine.py``, that these import."""
 EXTRAS = {
     "machine": (),
-    "tdmpc": ("train",),
+    "tdmpc": ("train", "tensorboard"),
     "compression": ("train",),
-    "deploy": ("train", "deploy", "openvino", "export"),
+    "deploy": ("train", "deploy", "openvino", "export", "record"),
     "scripts": ("train", "suite", "deploy", "openvino", "export"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 ROBOT = ("deploy", "machine")
 """Packages whose files a robot may load."""
-RUN_TIME_EXTRAS = ("deploy", "openvino")
+RUN_TIME_EXTRAS = ("deploy", "openvino", "record")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
 """What is imported under another name than its distribution's, or comes with another one."""
 JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
@@ -154,6 +156,7 @@ def wrong_way_imports(house: House) -> list[str]:
         str(use)
         for use in imports(house)
         if use.top in ours - {use.package, *MAY_IMPORT[use.package]}
+        and use.path != FRONT
         and not (use.path.startswith(WIRING) and use.top == "tdmpc")
     ]
 
@@ -207,6 +210,19 @@ def unsafe_loads(house: House) -> list[str]:
 
 def bare_excepts(house: House) -> list[str]:
     return [f"{path}:{handler.lineno}" for path, handler in nodes(house, ast.ExceptHandler) if handler.type is None]
+
+
+def untold_settings(house: House) -> list[str]:
+    """Settings of commands and configs without a word of what they are; a part that is a config tells its own."""
+    return [
+        f"{path}:{item.lineno} {ast.unparse(item.target)}"
+        for path, kind in nodes(house, ast.ClassDef)
+        if kind.name.endswith(("Args", "Config"))
+        for item, after in zip(kind.body, [*kind.body[1:], None], strict=True)
+        if isinstance(item, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+        and not re.search(r"Config|Args", ast.unparse(item.annotation))
+    ]
 
 
 def old_words(house: House) -> list[str]:
@@ -303,6 +319,11 @@ def test_names_are_the_field_s_own(house: House) -> None:
     assert old_words(house) == []
 
 
+def test_every_setting_is_told(house: House) -> None:
+    """Every setting of a command or config says what it is: help and docs are made of that."""
+    assert untold_settings(house) == []
+
+
 def test_no_module_is_long(house: House) -> None:
     """No module has more than 300 lines."""
     assert long_modules(house) == []
@@ -360,6 +381,7 @@ BREACHES: list[tuple[Law, dict[str, str]]] = [
     (bare_excepts, {"tdmpc/a.py": "try:\n    f()\nexcept:\n    pass"}),
     (fixed_devices, {"tdmpc/a.py": "x.to('cuda:0')"}),
     (fixed_devices, {"scripts/a.py": "f'cuda:0 {x}'"}),
+    (untold_settings, {"scripts/a.py": "class AArgs:\n    a: int = 1\n    b: int = 2\n    'Of it.'"}),
     (old_words, {"tdmpc/a.py": "def adopt_it(agent): ..."}),
     (old_words, {"tdmpc/a.py": "def start(begun): ..."}),
     (old_words, {"scripts/a.py": "class Run:\n    begin: int"}),
@@ -384,6 +406,7 @@ KEPT: list[tuple[Law, dict[str, str]]] = [
     (unsafe_loads, {"tdmpc/a.py": "torch.load(path, weights_only=True)\njson.load(file)"}),
     (bare_excepts, {"tdmpc/a.py": "try:\n    f()\nexcept OSError:\n    pass"}),
     (fixed_devices, {"tdmpc/a.py": "x.to('cuda')"}),
+    (untold_settings, {"scripts/a.py": "class AArgs:\n    config: AConfig\n    b: int = 2\n    'Of it.'"}),
     (old_words, {"tdmpc/a.py": "def start(forgetting, following): ...", "deploy/a.py": "def f(begun): ..."}),
     (long_modules, {"tdmpc/a.py": "a = 1\n" * LONGEST}),
     (lawless_tests, {"tests/test_a.py": "def test_a():\n    '''One is one.'''\ndef helper(): ..."}),

@@ -84,13 +84,24 @@ def test_folders_of_one_s_own_do_no_harm(package: str, tmp_path: Path) -> None:
     assert Path(found.stdout.strip()).resolve() == ROOT / package / "__init__.py", found.stderr
 
 
-def test_a_command_without_its_extra_says_what_to_install() -> None:
-    """Training where PyTorch is missing ends with the pip line that mends it."""
-    code = "from tdmpc.scripts.main import main; sys.exit(main(['train', 'cartpole-swingup']))"
-    result = run_without("torch", code)
+def test_tdmpc_without_its_extra_says_what_to_install() -> None:
+    """Where PyTorch is missing, tdmpc can be imported, and a name of its training half ends with the pip line."""
+    result = run_without("torch", "import tdmpc; assert tdmpc.__version__; tdmpc.train")
     last = result.stderr.strip().splitlines()[-1:]
-    assert result.returncode == 2
-    assert [line for line in last if line.startswith("error: ") and "pip install 'tdmpc[train]'" in line], last
+    assert result.returncode == 1
+    assert [line for line in last if line.startswith("ImportError") and "pip install 'tdmpc[train]'" in line], last
+
+
+def test_the_interface_loads_what_is_used() -> None:
+    """``import tdmpc`` loads no third-party package; each public name is where it says; others are refused."""
+    light = "import sys, tdmpc; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
+    assert run_python("-c", light).returncode == 0
+    import tdmpc
+
+    assert {name: getattr(tdmpc, name).__name__ for name in tdmpc.HOME} == {name: name for name in tdmpc.HOME}
+    assert set(dir(tdmpc)) == {*tdmpc.HOME, "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'tain': there are PruneConfig, "):
+        _ = tdmpc.tain
 
 
 def test_deploy_needs_no_torch() -> None:

@@ -60,7 +60,7 @@ class AgentPruner(Pruner):
         for name, axis in self.pruner.snapshot["axes"].items():
             trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:
-            trainer.sink.table("prune/events", flat_events(self.folder / EVENTS), trainer.env_steps)
+            trainer.sink.table("prune/event_table", flat_events(self.folder / EVENTS), trainer.env_steps)
 
     def row(self) -> dict[str, float]:
         return self.pruner.row()

@@ -181,6 +181,6 @@ def test_events_go_to_wandb(offline_wandb: None, tmp_path: Path, toy: None) -> N
     assert main(["train", TOY, *TINY, *PRUNE, "--wandb=offline", f"--run-dir={folder}"]) == 0
     (records,) = logs_of(folder)
     history = history_of(records)
-    tables = [row for row in history if row.get("prune/events/_type") == "table-file"]
-    assert [row["prune/events/nrows"] for row in tables] == [1, 2, 3]
+    tables = [row for row in history if row.get("prune/event_table/_type") == "table-file"]
+    assert [row["prune/event_table/nrows"] for row in tables] == [1, 2, 3]
     assert any(row.get("importance/latent/_type") == "histogram" for row in history)
