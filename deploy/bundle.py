@@ -24,6 +24,8 @@ START = "start.onnx"
 REFINE = "refine.onnx"
 POLICY = "policy.onnx"
 GOLDEN = "golden.bin"
+LAW = "readings.npz"
+"""How readings change in training (``tdmpc.deploy.plausibility``); older bundles have none."""
 COMMITTED = "committed"
 """Graph input, ``Float32[D+1 A]`` in [-1, 1]: the action before the observation, and those until the plan begins."""
 SINGLE_PRECISION = 1e-4

@@ -44,6 +44,21 @@ def check(described: Bundle, name: str, graph: Graph) -> None:
             )
 
 
+def check_pipeline(described: Bundle, deadline_ms: float | None) -> None:
+    """Refuse a pipeline that has no delay to plan in.
+
+    Raises:
+        BundleError: the bundle has none, or a deadline is asked for, too.
+    """
+    if deadline_ms is not None:
+        raise BundleError("a pipelined controller answers at once: give deadline_ms or pipelined, not both")
+    if not described.delay:
+        raise BundleError(
+            f"{described.folder} plans for the moment of the observation, and a pipeline answers before it plans. "
+            "Export it with --delay 1, or more where a plan takes longer than a control period"
+        )
+
+
 def _compare(
     described: Bundle, name: str, side: str, said: Shapes, found: Mapping[str, tuple[int, ...]], *, whole: bool
 ) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdmpc import runs
-from tdmpc.deploy import backends, bundle
+from tdmpc.deploy import backends, bundle, plausibility
 from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.bundle import Arrays, BundleError
 from tdmpc.deploy.cases import Cases, case, corner_cases, plan_cases
@@ -75,7 +75,9 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         manifest = describe(source, config, parity=compared.parity, regret=lost, return_mean=_return(run))
         manifest["golden"] = write_golden(folder, original, cases, compared.differences, scale=compared.scale)
         metadata = {backends.METADATA: json.dumps(manifest)}
-        _clear(folder, {*graphs, bundle.GOLDEN})
+        now, actions, after = source.transitions
+        plausibility.write(folder / bundle.LAW, plausibility.learn(np.concatenate([now, actions], 1), after))
+        _clear(folder, {*graphs, bundle.GOLDEN, bundle.LAW})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
         manifest["files"] = _hashes(folder)
         runs.write_json(folder / bundle.MANIFEST, manifest)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdmpc.deploy import bundle, percentiles
+from tdmpc.deploy import percentiles
 from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.controller import Controller
 
@@ -234,7 +234,7 @@ def timed_controller(
         "deadline_ms": deadline_ms,
         "pipelined": pipelined,
         "macs": controller.bundle.macs,
-        "bytes": sum(file["bytes"] for name, file in files.items() if name != bundle.GOLDEN),
+        "bytes": sum(file["bytes"] for name, file in files.items() if name.endswith(".onnx")),
         "load_s": load_s,
         "return_mean": controller.bundle.manifest["training"]["return_mean"],
         "model": controller.bundle.model_id,

@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
+from tdmpc import robot
 from tdmpc.config import PerturbConfig
 from tdmpc.env_faults import FAULTS, CheckedEnv, number, sensors, told
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
@@ -217,7 +218,7 @@ def describe(
     env_id = resolve(env_id)
     bare = _construct(env_id, options)
     with closing(_adapt(bare, env_id, options)) as env:
-        actuators = _actuators(env_id, bare.action_space)
+        actuators, layout = _actuators(env_id, bare.action_space), tuple(sensors(bare.observation_space))
         repeat = env.get_wrapper_attr("num_repeats")
         limit, given = _time_limit(env_id, bare), options.get("max_episode_steps")
         if terminates is None and never_terminates(env_id, bare):
@@ -238,8 +239,9 @@ def describe(
             terminates=seen.terminated if terminates is None else terminates,
             episode_steps=math.ceil(limit / repeat),
             control_period_ms=_control_period_ms(env, repeat),
-            observation_layout=tuple((each.name, each.space.shape or ()) for each in sensors(bare.observation_space)),
+            observation_layout=tuple((each.name, each.space.shape or ()) for each in layout),
             max_episode_steps=given,
+            **robot.describe(env, layout, actuators)._asdict(),
         )
 
 

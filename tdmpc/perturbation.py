@@ -140,8 +140,8 @@ def _mujoco() -> Any:
 
 def physics(env: gym.Env) -> tuple[Any, Any]:
     """MuJoCo's model and data, of Gymnasium's environments and of dm_control's; ``None`` twice where there are none."""
-    physics = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
-    model, data = (getattr(physics, name, None) for name in ("model", "data"))
+    holder = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
+    model, data = (getattr(holder, name, None) for name in ("model", "data"))
     model, data = getattr(model, "ptr", model), getattr(data, "ptr", data)
     known = isinstance(model, _mujoco().MjModel) and isinstance(data, _mujoco().MjData)
     return (model, data) if known else (None, None)

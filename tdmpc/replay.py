@@ -196,6 +196,20 @@ class Replay:
             indices=starts,
         )
 
+    def transitions(
+        self, most: int
+    ) -> tuple[Float[np.ndarray, "N O"], Float[np.ndarray, "N A"], Float[np.ndarray, "N O"]]:
+        """Observations, actions and next observations, spread evenly over what is stored: all, or ``most`` of them."""
+        rows = np.flatnonzero(self._is_transition)
+        rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+        after = (rows + self._lanes) % self._size
+        now = self._rows[rows]
+        return (
+            now[:, : self._observation_dim],
+            now[:, self._observation_dim : -1],
+            self._rows[after, : self._observation_dim],
+        )
+
     def update_priorities(self, indices: Int[np.ndarray, "B"], priorities: Float[np.ndarray, "B"]) -> None:
         """Give sampled windows new raw priorities; where an index is repeated, its last one counts.
 

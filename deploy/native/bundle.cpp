@@ -71,7 +71,7 @@ Bundle parse(const std::string& folder, Json manifest) {
         const size_t bytes = content(bundle.file(name)).size();
         if (bytes != part(file, "bytes").get<double>())
             throw std::runtime_error(name + " is not the file that was exported: copy the bundle again");
-        if (name != "golden.bin") bundle.bytes += static_cast<long long>(bytes);
+        if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") bundle.bytes += static_cast<long long>(bytes);
     }
     bundle.manifest = std::move(manifest);
     return bundle;
