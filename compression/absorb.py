@@ -118,6 +118,49 @@ def _guess(covariance: Float[Tensor, "X X"], stays: Bool[Tensor, "X"]) -> Float[
     return guess
 
 
+ROWS = 64
+"""Neurons whose least squares are solved at once."""
+
+
+def refitted(
+    weight: Float[Tensor, "*E Y X"], bias: Float[Tensor, "*E Y"], stays: Bool[Tensor, "*E Y X"], seen: Inputs
+) -> tuple[Float[Tensor, "*E Y X"], Float[Tensor, "*E Y"]]:
+    """A layer without its dropped weights, where those that stay take over what they did: each neuron for itself.
+
+    Where units go, all neurons lose the same inputs, and one guess serves them (``absorbed``); here each has its own.
+    The guess is the same: the dropped part of w.x from the inputs whose weights stay.
+
+    Args:
+        weight: of the whole layer; what was dropped before is zero in it.
+        bias: of the whole layer.
+        stays: the weights that stay.
+        seen: what reaches the layer.
+
+    Returns:
+        Weight, zero where nothing stays, and bias.
+    """
+    rows = weight.view(len(seen.mean), -1, weight.shape[-1]).double()
+    kept = stays.view_as(rows).double()
+    new = torch.stack([_refitted(*each) for each in zip(rows, kept, seen.covariance.double(), strict=True)])
+    shift = ((rows - new) @ seen.mean.double()[..., None]).squeeze(-1)
+    return new.to(weight.dtype).view_as(weight), bias + shift.to(bias.dtype).view_as(bias)
+
+
+def _refitted(
+    rows: Float[Tensor, "Y X"], stays: Float[Tensor, "Y X"], covariance: Float[Tensor, "X X"]
+) -> Float[Tensor, "Y X"]:
+    varies = covariance.diagonal() * stays
+    ridge = RIDGE * varies.sum(-1, keepdim=True) / stays.sum(-1, keepdim=True).clamp(min=1) + LEAST
+    wanted = stays * ((rows * (1 - stays)) @ covariance)
+    # Rows and columns of what goes are those of the identity, so that its share is zero.
+    diagonal = stays * ridge + 1 - stays
+    shares = [
+        torch.linalg.solve(covariance * s[:, :, None] * s[:, None, :] + torch.diag_embed(d), v)
+        for s, d, v in zip(stays.split(ROWS), diagonal.split(ROWS), wanted.split(ROWS), strict=True)
+    ]
+    return rows * stays + torch.cat(shares)
+
+
 def _copies(state: Mapping[str, Tensor], name: str) -> list[str]:
     """What stands before a parameter's name in a state, for each tensor that is the parameter or a copy of it."""
     return [key.removesuffix(name) for key in state if key == name or key.endswith(f"/{name}")]

@@ -37,7 +37,7 @@ class PruneConfig:
     """How the share removed grows between the events."""
     relative: bool = True
     """Ramp the logarithm of what is left, so that late events do not take the largest parts of it; without it, the
-    share removed is ramped, as published."""
+    share removed is ramped, as arXiv 1710.01878 has it."""
     start: int | None = None
     """Environment step from which on events come; 10 % into the learning part of the run when not given."""
     end: int | None = None

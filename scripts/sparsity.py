@@ -88,7 +88,12 @@ def _check(args: SparsityArgs) -> None:
 
 
 def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
-    """Windows from the replay of a run, drawn as an update draws them.
+    """Windows from the replay of a run, drawn as an update draws them; raises as ``replay_of``."""
+    return replay_of(folder, agent).sample(windows)
+
+
+def replay_of(folder: Path, agent: Agent) -> Replay:
+    """The replay of a run.
 
     Raises:
         RunError: the run has not yet stored a whole window.
@@ -105,7 +110,7 @@ def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
     replay.load_state({name: tensor.numpy() for name, tensor in saved.items()})
     if not replay.windows:
         raise runs.RunError(f"{folder} has nothing to replay yet: go on with it by: tdmpc train --resume {folder}")
-    return replay.sample(windows)
+    return replay
 
 
 @torch.no_grad()
