@@ -1,9 +1,9 @@
 """How much a group matters: criteria on weights and gradients, and the running statistics that they read.
 
 After Sundaram, Ulmen and Goerges (arXiv 2601.19794), of which we read abstract and reviews: gradient accumulation,
-Fisher information, Bayesian uncertainty, temporal smoothing. Published: Taylor (Molchanov et al., arXiv 1906.10771); the PQ index (arXiv 2302.05601). The form of
-the Bayesian posterior and its bounds, the weight of history, the rank average and the use of the PQ index as a score
-are ours: docs/compression.md.
+Fisher information, Bayesian uncertainty, temporal smoothing. Published: Taylor (Molchanov et al., arXiv 1906.10771);
+the PQ index (arXiv 2302.05601). The form of the Bayesian posterior and its bounds, the weight of history, the rank
+average and the use of the PQ index as a score are ours: docs/compression.md.
 
 Everything is one number for each group, so a statistic takes no more memory than the groups are many.
 """
