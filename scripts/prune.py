@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import shutil
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,15 +10,16 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from tdmpc import checkpoint, runs
-from tdmpc.checkpoint import CheckpointError
+from tdmpc import runs
 from tdmpc.compression.config import PruneConfig, PruneError
-from tdmpc.config import ModelConfig, from_json
 from tdmpc.config_checks import overridden
-from tdmpc.metrics import read_rows
 from tdmpc.scripts.evaluate import show
+from tdmpc.scripts.ladder import climb, pruned_on, start_from
 from tdmpc.scripts.train import go_on
-from tdmpc.scripts.train_args import TrackArgs, TrainArgs, with_pruning
+from tdmpc.scripts.train_args import TrackArgs, TrainArgs
+
+TARGET = 0.75
+"""Share of the budget that goes when neither a target nor a ladder is given."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class PruneArgs:
     """Run folder."""
     prune: Annotated[PruneConfig, tyro.conf.arg(name="")]
     finetune_steps: int = 5_000
-    """Environment steps of further training. The pruning events lie in these steps."""
+    """Environment steps of further training, in which the pruning events lie; of each rung, where there is a ladder."""
     run_dir: Path | None = None
-    """New folder; RUN-pruned when not given."""
+    """New folder; RUN-pruned when not given. The rungs of a ladder have their share behind its name: RUN-0.75."""
     threads: int | None = None
     """Threads of the tensor library; the run's own when not given."""
     video: bool = False
@@ -41,9 +42,11 @@ class PruneArgs:
 
 def main(arguments: list[str]) -> int:
     """Parse, prune, show what came out."""
-    args = tyro.cli(PruneArgs, args=arguments, default=PruneArgs(Path(), PruneConfig(target=0.75)), prog="tdmpc prune")
-    folder = _pruned(args)
-    show(json.loads((folder / runs.SUMMARY).read_text()), title=str(folder))
+    args = tyro.cli(
+        PruneArgs, args=arguments, default=PruneArgs(Path(), PruneConfig(target=TARGET)), prog="tdmpc prune"
+    )
+    for folder in _folders(args, again=shlex.join(["tdmpc", "prune", *arguments])):
+        show(json.loads((folder / runs.SUMMARY).read_text()), title=str(folder))
     return 0
 
 
@@ -56,7 +59,7 @@ def prune(run: Path | str, **settings: Any) -> Path:
             ``video``, ``track``.
 
     Returns:
-        the folder of the new run.
+        the folder of the new run; of the last rung where there is a ladder.
 
     Raises:
         ConfigError: a setting does not exist, or cannot have its value.
@@ -66,47 +69,40 @@ def prune(run: Path | str, **settings: Any) -> Path:
     rest = {field.name for field in dataclasses.fields(PruneArgs)}
     pruning = {name: value for name, value in settings.items() if name not in rest}
     own = {name: value for name, value in settings.items() if name in rest}
-    return _pruned(overridden(PruneArgs(Path(run), overridden(PruneConfig(target=0.75), pruning)), own))
+    args = overridden(PruneArgs(Path(run), overridden(PruneConfig(target=TARGET), pruning)), own)
+    return _folders(args, again="the same call of tdmpc.prune")[-1]
 
 
-def _pruned(args: PruneArgs) -> Path:
+def _folders(args: PruneArgs, *, again: str) -> list[Path]:
+    """Check, prune, once or rung by rung; the new runs."""
     if args.finetune_steps < 1:
         raise PruneError(f"--finetune-steps must be positive, got {args.finetune_steps}")
-    if not args.prune.target:
-        raise PruneError("--target must be above 0: nothing would be pruned")
-    saved = checkpoint.load(args.run)
-    if (args.run / runs.METRICS).exists():
-        read_rows(args.run / runs.METRICS)
-    config, done = runs.config(args.run), saved.meta["env_steps"]
+    config = runs.config(args.run)
     threads = config.threads if args.threads is None else args.threads
-    config = dataclasses.replace(config, env_steps=done + args.finetune_steps, threads=threads)
-    current = from_json(ModelConfig, saved.meta["config"]["model"])
+    config = dataclasses.replace(config, threads=threads)
     train = TrainArgs(config, prune=args.prune, video=args.video, track=args.track)
     try:
-        train = with_pruning(train, runs.spec(args.run), current, first_update=done)
+        return _ladder(args, train, again) if args.prune.ladder else [_pruned(args, train)]
     except PruneError as error:
         raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
+
+
+def _pruned(args: PruneArgs, train: TrainArgs) -> Path:
+    """The run pruned once, in a new folder."""
+    if not args.prune.target:
+        raise PruneError("--target must be above 0: nothing would be pruned")
+    train = pruned_on(args.run, train, steps=args.finetune_steps)
     folder = args.run_dir or runs.unused(args.run.parent, f"{args.run.name}-pruned")
     with runs.new(folder):
-        _copy(args.run, folder, saved)
-        del saved  # gigabytes, where the replay is large
-        return go_on(train, folder)
+        start_from(args.run, folder)
+        go_on(train, folder)
+    return folder
 
 
-def _copy(run: Path, folder: Path, saved: checkpoint.Checkpoint) -> None:
-    """What a resumed run starts from: settings, record, and a checkpoint that knows nothing of an earlier pruning.
-
-    Raises:
-        RunError: it could not be written; nothing of it is left.
-    """
-    tensors = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("pruner/")}
-    try:
-        for name in (runs.CONFIG, runs.METRICS):
-            if (run / name).exists():
-                shutil.copy(run / name, folder / name)
-        checkpoint.save(folder, tensors, {**saved.meta, "pruner": {}})
-    except (OSError, CheckpointError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise runs.RunError(
-            f"cannot copy {run} to {folder}: {error.__cause__ or error}. Free some space, or choose another --run-dir"
-        ) from error
+def _ladder(args: PruneArgs, train: TrainArgs, again: str) -> list[Path]:
+    """The run pruned rung by rung."""
+    if args.prune.target == TARGET:  # nobody asked for another one, which is refused beside a ladder
+        train = dataclasses.replace(train, prune=dataclasses.replace(args.prune, target=0.0))
+    pruned_on(args.run, train, steps=args.finetune_steps)  # what is wrong with the ladder is told at once
+    name = args.run_dir or args.run
+    return climb(args.run, train, steps=args.finetune_steps, name=name, go_on=go_on, again=again)

@@ -21,6 +21,7 @@ from tdmpc.presets import is_large
 from tdmpc.pruner import NoPruning
 from tdmpc.rows import evaluation_row
 from tdmpc.scripts.film import write_film
+from tdmpc.scripts.ladder import climb
 from tdmpc.scripts.report.command import write_report
 from tdmpc.scripts.train_args import (
     SETTINGS_FILES,
@@ -36,6 +37,9 @@ from tdmpc.trainer import Trainer
 from tdmpc.wandb_sink import WandbSink
 
 log = logging.getLogger("tdmpc")
+
+RUNG = 0.2
+"""Steps of each rung of a ladder, as a share of the run's."""
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +97,15 @@ def start(args: TrainArgs, spec: EnvSpec) -> Path:
                 "the environment an attribute dt, the seconds of one of its steps",
                 spec.id,
             )
-        return _train(args, spec, folder)
+        _train(args, spec, folder)
+        _climb(args, folder)
+        return folder
+
+
+def _climb(args: TrainArgs, folder: Path) -> None:
+    """The ladder above a finished run, if one was asked for."""
+    steps = max(round(RUNG * args.config.env_steps), 1)
+    climb(folder, args, steps=steps, name=folder, go_on=go_on, again=f"tdmpc train --resume {folder}")
 
 
 def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
@@ -109,7 +121,9 @@ def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
 def resume(args: TrainArgs, folder: Path) -> Path:
     """Go on with a run exactly where its last checkpoint left it. Returns its folder."""
     with runs.locked(folder):
-        return go_on(args, folder)
+        go_on(args, folder)
+        _climb(args, folder)
+        return folder
 
 
 def go_on(args: TrainArgs, folder: Path) -> Path:
