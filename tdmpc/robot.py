@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from tdmpc.guard import Sensor
+from tdmpc.env_faults import Sensor
 from tdmpc.perturbation import physics
 from tdmpc.spec import Channel
 
