@@ -95,6 +95,7 @@ MANIFEST: Mapping[str, Any] = {
         "outputs": Each(SHAPE),
         "tolerance": Optional([{"action": NUMBER, "value": NUMBER}]),
     },
+    "certificate": Optional(OBJECT),
     "files": Each({"sha256": TEXT, "bytes": STEPS}),
 }
 """Whatever else it holds is for people to read."""

@@ -13,6 +13,7 @@ from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.files import write_whole
 from tdmpc.metrics import read_rows
 from tdmpc.runs import RunError
+from tdmpc.scripts.protocol import CERTIFICATE
 from tdmpc.scripts.report import pruning
 from tdmpc.scripts.report.latency import label
 from tdmpc.scripts.report.page import Picture, page, saved
@@ -185,6 +186,22 @@ def _latency(folder: Path, given: Path | None) -> list[dict[str, str]]:
 
 def _result(folder: Path) -> dict[str, str]:
     """What came out, in words and units."""
+    return {**_outcome_of(folder), **_certificate(folder)}
+
+
+def _certificate(folder: Path) -> dict[str, str]:
+    """What ``tdmpc certify`` found of this run as a candidate."""
+    path = folder / f"{CERTIFICATE}.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    protocol = found["protocol"]
+    known = f"at most {found['loss_upper']:.1%} below {protocol['reference']['path']} on average"
+    how = f"{protocol['confidence']:.0%} confidence, {found['pairs']} pairs"
+    return {"certificate": f"{found['verdict']}: {known}, {how}"}
+
+
+def _outcome_of(folder: Path) -> dict[str, str]:
     summary = _summary(folder)
     if not summary:
         return {"state": "the run has not come to its end yet"}
