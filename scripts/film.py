@@ -26,7 +26,7 @@ def write_film(path: Path, result: Evaluation, config: TrainConfig, spec: EnvSpe
         spec: the environment.
     """
     rate = frame_rate(spec)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # an agent is made on the CPU
         torch.manual_seed(config.seed)
         untrained = Agent(dataclasses.replace(config, compile=False), spec)
     before = evaluate(

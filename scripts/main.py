@@ -71,7 +71,7 @@ EXAMPLES = {
     "check": ("bundle --log drive.csv",),
     "latency": ("bundle --period-ms 20",),
     "replay": ("flight.mcap --bundle bundle",),
-    "native": ("build", "run bundle --period-ms 20"),
+    "native": ("build", "run bundle"),
     "autoencoder": ("--seeds 0 1 2",),
     "demo": ("--threads 1",),
 }
