@@ -240,6 +240,11 @@ class Controller:
         return None if self._agenda.newest is None else self._agenda.newest.mean
 
     @property
+    def ratio(self) -> float:
+        """Part of the action that is the plan's, 0 to 1: below 1 while plans blend in."""
+        return self._watch.ratio
+
+    @property
     def precision(self) -> str:
         """In which it computes: ``float32``, ``bfloat16`` or ``int8``."""
         computed = next(iter(self._graphs.values())).precision

@@ -48,6 +48,12 @@ def names(described: Bundle) -> list[str]:
     return [name for part in _layout(described) for name in _parts(*part)]
 
 
+def sensors(described: Bundle) -> list[tuple[int, ...]]:
+    """The columns of each sensor, then of the action, as ``names`` has them."""
+    ends = np.cumsum([0, *(math.prod(shape) for _, shape, _ in _layout(described))]).tolist()
+    return [tuple(range(begin, end)) for begin, end in zip(ends, ends[1:], strict=False)]
+
+
 def _layout(described: Bundle) -> list[tuple[str, list[int], list[str] | None]]:
     """Name, shape and names of the numbers: of each sensor, then of the action."""
     sensors = [(item["name"], item["shape"], item.get("names")) for item in described.manifest["observation"]]

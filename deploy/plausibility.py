@@ -88,13 +88,20 @@ def learn(now: np.ndarray, after: np.ndarray, *, ridge: float = 1e-3) -> dict[st
     return {**law, "unexplained": left.astype(np.float32)}
 
 
-def examine(law: Arrays, now: np.ndarray, after: np.ndarray) -> Verdict:
-    """Hold transitions of a log, ``MOST`` of them, against the law that ``learn`` found."""
+def examine(law: Arrays, now: np.ndarray, after: np.ndarray, sensors: Sequence[tuple[int, ...]] = ()) -> Verdict:
+    """Hold transitions of a log, ``MOST`` of them, against the law that ``learn`` found.
+
+    Args:
+        law: what ``learn`` found.
+        now: readings and actions, as ``learn`` takes them.
+        after: readings one decision later.
+        sensors: columns that belong together, and may be wrong together.
+    """
     chosen = np.linspace(0, len(now) - 1, min(MOST, len(now))).astype(int)
     now, after = now[chosen], after[chosen]
     fit, width = _Fit(law, now, after), now.shape[1]
     as_it_is = fit.score(())
-    gains = {wrong: as_it_is - fit.score(fit.undone(wrong)) for wrong in _wrongs(width, after.shape[1])}
+    gains = {wrong: as_it_is - fit.score(fit.undone(wrong)) for wrong in _wrongs(width, after.shape[1], sensors)}
     likeliest: dict[int, tuple[Wrong, float]] = {}
     for wrong, gain in sorted(gains.items(), key=lambda pair: -pair[1]):
         if gain > _needed(wrong) and not any(column in likeliest for column in wrong.columns):
@@ -128,29 +135,32 @@ def told(verdict: Verdict, names: Sequence[str], law: Arrays) -> tuple[list[str]
     for column in verdict.outside:
         seen = f"{law['low'][column]:.3g} to {law['high'][column]:.3g}"
         lines.append(f"{names[column]!r} lies far outside of what training saw, {seen}")
-    hidden: dict[int, list[str]] = {}
+    hidden: dict[str, list[str]] = {}
     for wrong in verdict.undecided:
-        for column in wrong.columns[:1]:
-            hidden.setdefault(column, []).append(
-                wrong.kind if len(wrong.columns) == 1 else f"exchanged with {names[wrong.columns[1]]!r}"
-            )
-    return lines, [f"{names[column]!r}: {', '.join(dict.fromkeys(kinds))}" for column, kinds in hidden.items()]
+        one, *others = [repr(names[column]) for column in wrong.columns]
+        if wrong.kind == "exchanged":
+            hidden.setdefault(one, []).append(f"exchanged with {others[0]}")
+        else:
+            hidden.setdefault(" and ".join([one, *others]), []).append(wrong.kind)
+    return lines, [f"{name}: {', '.join(dict.fromkeys(kinds))}" for name, kinds in hidden.items()]
 
 
 def _line(wrong: Wrong, names: Sequence[str], law: Arrays) -> str:
+    name = " and ".join(names)
     if wrong.kind == "exchanged":
-        return f"{names[0]} and {names[1]} are exchanged"
+        return f"{name}: exchanged with each other"
     if wrong.kind == "negated":
-        return f"{names[0]} has the opposite sign of training's"
+        return f"{name}: the sign is the opposite of training's"
     if wrong.kind == "shifted":
-        return f"{names[0]} is shifted by about {-wrong.amount * law['spread'][wrong.columns[0]]:.3g}"
-    return f"{names[0]} is about {1 / wrong.amount:.3g} times as large as in training: is the unit another?"
+        return f"{name}: shifted by about {-wrong.amount * law['spread'][wrong.columns[0]]:.3g}"
+    return f"{name}: about {1 / wrong.amount:.3g} times as large as in training; is the unit another?"
 
 
-def _wrongs(width: int, readings: int) -> Iterator[Wrong]:
+def _wrongs(width: int, readings: int, sensors: Sequence[tuple[int, ...]]) -> Iterator[Wrong]:
+    for columns in (*((column,) for column in range(width)), *(each for each in sensors if len(each) > 1)):
+        yield Wrong("negated", columns, -1.0)
+        yield from (Wrong("scaled", columns, factor) for factor in SCALES)
     for column in range(width):
-        yield Wrong("negated", (column,), -1.0)
-        yield from (Wrong("scaled", (column,), factor) for factor in SCALES)
         yield from (Wrong("shifted", (column,), sign * shift) for shift in SHIFTS for sign in (-1, 1))
     for pair in (*combinations(range(readings), 2), *combinations(range(readings, width), 2)):
         yield Wrong("exchanged", pair)
@@ -181,12 +191,16 @@ class _Fit:
         if wrong.kind == "exchanged":
             pairs = zip(wrong.columns, reversed(wrong.columns), strict=True)
             return tuple((column, *self._column(other)) for column, other in pairs)
-        (column,) = wrong.columns
-        now, after = self._column(column)
         if wrong.kind == "shifted":
+            (column,) = wrong.columns
+            now, after = self._column(column)
             shift = wrong.amount * self._law["spread"][column]
             return ((column, now + shift, None if after is None else after + shift),)
-        return ((column, now * wrong.amount, None if after is None else after * wrong.amount),)
+        columns = [(column, *self._column(column)) for column in wrong.columns]
+        return tuple(
+            (column, now * wrong.amount, None if after is None else after * wrong.amount)
+            for column, now, after in columns
+        )
 
     def unexplained(self, changed: tuple[tuple[int, np.ndarray, np.ndarray | None], ...] = ()) -> np.ndarray:
         """Of each reading the share of its change that the law does not predict, ``Float64[O]``."""

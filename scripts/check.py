@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> int:
         wrong += connection.differences(described, connection.read(args.contract))
     if args.log is not None:
         law, rows = plausibility.read(described), logs.transitions(described, logs.read(args.log))
-        found, hidden = plausibility.told(plausibility.examine(law, *rows), logs.names(described), law)
+        verdict = plausibility.examine(law, *rows, logs.sensors(described))
+        found, hidden = plausibility.told(verdict, logs.names(described), law)
         wrong += found
     print(*(f"Wrong: {line}." for line in wrong), *(f"This log cannot tell: {line}." for line in hidden), sep="\n")
     print("failed" if wrong else "passed")

@@ -4,6 +4,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+namespace tdmpc {
+
 using Json = nlohmann::ordered_json;
 
 struct Before {
@@ -23,3 +25,5 @@ Before before();
 // The fields of `machine.facts`, but for the versions; what is not known is null.
 Json machine_facts(const Before& begun);
 double seconds_now();
+
+}  // namespace tdmpc

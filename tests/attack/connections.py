@@ -101,7 +101,7 @@ def named(robot: Robot, case: Damaged) -> str:
 
 
 def examined(robot: Robot, given: dict[str, np.ndarray]) -> tuple[list[str], tuple[plausibility.Wrong, ...]]:
-    verdict = plausibility.examine(robot.law, *logs.transitions(robot.described, given))
+    verdict = plausibility.examine(robot.law, *logs.transitions(robot.described, given), logs.sensors(robot.described))
     lines, _ = plausibility.told(verdict, logs.names(robot.described), robot.law)
     return lines, verdict.undecided
 
