@@ -10,6 +10,7 @@ import csv
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def names(described: Bundle) -> list[str]:
 def sensors(described: Bundle) -> list[tuple[int, ...]]:
     """The columns of each sensor, then of the action, as ``names`` has them."""
     ends = np.cumsum([0, *(math.prod(shape) for _, shape, _ in _layout(described))]).tolist()
-    return [tuple(range(begin, end)) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [tuple(range(begin, end)) for begin, end in pairwise(ends)]
 
 
 def _layout(described: Bundle) -> list[tuple[str, list[int], list[str] | None]]:

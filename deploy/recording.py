@@ -5,8 +5,8 @@ Foxglove shows the file without a plugin: messages are JSON with a schema. Senso
 - ``/sensors``: each sensor's reading, flat; where an observation was faulty, the last good one.
 - ``/action``: what was ``given`` to the actuators, and what was ``due`` before any limit.
 - ``/plan``: the newest plan: the ``decision`` that it begins with, ``actions`` in [-1, 1], ``value``, ``iterations``.
-- ``/decision``: its number, the one before its ``episode``, ``late``, ``faults``, ``took_ms``, ``age_ms``; in
-  ``planning`` all that a plan begun then was made of.
+- ``/decision``: its number, the one before its ``episode``, ``late``, ``faults``, ``time`` in
+  seconds, ``took_ms``, ``age_ms``; in ``planning`` all that a plan begun then was made of.
 """
 
 import json
@@ -195,6 +195,19 @@ def reading(message: Message, name: str) -> Any:
     return reduce(lambda part, key: part[key], name.split("/"), message)
 
 
+def columns(path: Path | str, described: Bundle) -> dict[str, np.ndarray]:
+    """A record as a table: each sensor under its name, ``action`` as given, ``time`` in seconds, ``episode``.
+
+    Raises:
+        BundleError: as ``read``.
+    """
+    _, rows = read(path)
+    sensors = {each.name: [reading(row["/sensors"], each.name) for row in rows] for each in described.sensors}
+    decisions = {name: [row["/decision"][name] for row in rows] for name in ("time", "episode")}
+    table = {**sensors, "action": [row["/action"]["given"] for row in rows], **decisions}
+    return {name: np.array(values) for name, values in table.items()}
+
+
 def _messages(row: Mapping[str, Any], described: Bundle) -> dict[str, Message]:
     sensors: Message = {}
     for sensor in described.sensors:
@@ -204,6 +217,7 @@ def _messages(row: Mapping[str, Any], described: Bundle) -> dict[str, Message]:
     decision: Message = {
         **{name: row[name] for name in ("decision", "episode", "late")},
         "faults": [fault.value for fault, found in zip(Fault, row["faults"], strict=True) if found],
+        "time": row["time"] / 1e9,
         "took_ms": 1000 * row["took"],
         "age_ms": None if math.isnan(row["age"]) else 1000 * row["age"],
     }
@@ -234,7 +248,7 @@ def _schemas(described: Bundle) -> dict[str, Message]:
     decision = {
         **{"decision": whole, "episode": whole, "late": {"type": "boolean"}},
         "faults": {"type": "array", "items": {"type": "string"}},
-        **{"took_ms": number, "age_ms": real},
+        **{"time": number, "took_ms": number, "age_ms": real},
         "planning": {"type": "object", "properties": planning},
     }
     parts = {"/action": {"given": NUMBERS, "due": NUMBERS}, "/plan": plan, "/decision": decision}

@@ -10,6 +10,7 @@ from tdmpc.deploy import bundle, contract
 from tdmpc.deploy.agenda import Agenda
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
+from tdmpc.deploy.faults import Fault
 from tdmpc.deploy.planning import Made, draw_noise
 from tdmpc.deploy.recording import generator, read, reading
 
@@ -61,7 +62,7 @@ def replay(path: Path | str, folder: Path | str, runtime: Runtime | None = None)
             compared += 1
             plans_differ += [] if _same(plans[begins], row["/plan"]) else [begins]
         newest = max(newest, begins)
-        if "planning" not in decided and decided["faults"]:
+        if {*decided["faults"]} - {Fault.LATE.value}:  # whatever the fault policy said
             agenda.put(number + described.delay, np.full_like(described.low, np.nan))
         due, _ = agenda.take(number)
         if due is not None and np.isfinite(due).all():

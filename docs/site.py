@@ -21,7 +21,12 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 def pages() -> dict[str, str]:
     """Where each page of the repository goes."""
-    named = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "results/README.md": "results.md"}
+    named = {
+        "README.md": "index.md",
+        "CONTRIBUTING.md": "contributing.md",
+        "examples/README.md": "examples.md",
+        "results/README.md": "results.md",
+    }
     return named | {path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "docs").glob("*.md"))}
 
 

@@ -1,4 +1,4 @@
-"""The loop of a robot: ``python examples/loop.py bundle``. Here the arm's simulation stands in for the robot."""
+"""The loop of a robot: ``python loop.py BUNDLE``. It needs ``tdmpc[deploy,record]``, and neither PyTorch nor MuJoCo."""
 
 import gc
 import logging
@@ -10,15 +10,14 @@ import numpy as np
 
 from tdmpc.deploy import Controller, Runtime
 
+DT = 0.02
+
 
 class Robot:
-    """What to write for a robot of one's own; this one is simulated, and stops after some decisions."""
+    """What to write for a robot of one's own. Here two joints that torques turn stand in for the hardware."""
 
     def __init__(self, decisions: int = 500) -> None:
-        from arm import Arm
-
-        self.simulation, self.left = Arm(), decisions
-        self.simulation.reset(seed=1)
+        self.position, self.velocity, self.left = np.zeros(2), np.zeros(2), decisions
 
     def is_running(self) -> bool:
         """Whether to go on."""
@@ -26,16 +25,18 @@ class Robot:
         return self.left >= 0
 
     def sense(self) -> tuple[dict[str, Any], float]:
-        """Readings by the names of the sensors, and when they were measured."""
-        return self.simulation.sense(), time.monotonic()
+        """Readings by the names of the sensors (rad, rad/s, m), and when they were measured."""
+        joints = {"position": self.position, "velocity": self.velocity}
+        return {"joints": joints, "mark": np.array([0.25, 0.1])}, time.monotonic()
 
     def actuate(self, torques: np.ndarray) -> None:
         """Give the motors what they are to do, in N m."""
-        self.simulation.step(torques)
+        self.velocity = self.velocity + DT * (50 * torques - 2 * self.velocity)
+        self.position = np.clip(self.position + DT * self.velocity, -2.6, 2.6)
 
 
 def control(robot: Any, bundle: str, record: str = "flight.mcap", priority: int | None = None) -> Any:
-    """Decide at the bundle's period until the robot says stop, show the counters each second, record all of it."""
+    """Decide at the bundle's period until the robot says stop; show the counters each second, record what happens."""
     controller = Controller.load(bundle, Runtime(priority=priority), on_fault="hold", pipelined=True, record=record)
     period = controller.bundle.control_period_ms / 1000
     controller.reset(seed=0)
@@ -48,11 +49,11 @@ def control(robot: Any, bundle: str, record: str = "flight.mcap", priority: int 
             robot.actuate(controller.act(readings, measured_at=measured_at))
             if release - shown >= 1:
                 shown = release
-                print(f"\r{controller.counters}", end="", flush=True)
+                print(controller.counters, flush=True)
             release = max(release + period, time.monotonic() - period)  # what was missed is not made up for
             time.sleep(max(release - time.monotonic(), 0.0))
     finally:
-        controller.close()  # also writes the record
+        controller.close()  # it writes the record, too
     return controller.counters
 
 

@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from tyro.conf import Positional
 
 from tdmpc.deploy.backends import BackendName, Runtime
-from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.bundle import BundleError, read
+from tdmpc.deploy.recording import columns
 from tdmpc.deploy.replay import replay
 from tdmpc.scripts import ranges
 
@@ -28,6 +30,8 @@ class ReplayArgs:
     """Threads of the runtime then."""
     precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 where backend and processor have it."""
+    table: Path | None = None
+    """File (.npz) to write sensors and actions into: a column for each sensor, ``action``, ``time``, ``episode``."""
     json: bool = False
     """Print one JSON object instead of sentences."""
 
@@ -38,6 +42,8 @@ def main(arguments: list[str]) -> int:
     ranges.check(args, BundleError, positive=["threads"])
     runtime = Runtime(backend=args.backend, threads=args.threads, precision=args.precision)
     found = replay(args.file, args.bundle, runtime)
+    if args.table is not None:
+        np.savez(args.table, **columns(args.file, read(args.bundle)))
     if args.json:
         print(json.dumps(asdict(found)))
     else:

@@ -5,6 +5,7 @@ A fault is for whoever wrote the environment to mend, and stops what meets it.
 """
 
 import copy
+import logging
 import operator
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Dict, Space, Tuple
+from gymnasium.spaces import Box, Dict, Space, Tuple
+
+log = logging.getLogger(__name__)
 
 DIVERGED = "diverged"
 """Key of ``info`` under which a step says why the simulation diverged; no other step has it."""
@@ -69,6 +72,7 @@ class CheckedEnv(gym.Wrapper):
         self._sensors = tuple(sensors(env.observation_space))
         self._decisions = 0
         self._last_good: Any = None
+        self._beyond: set[str] = set()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode.
@@ -120,9 +124,25 @@ class CheckedEnv(gym.Wrapper):
     def _trouble(self, observation: Any, reward: float) -> str:
         """What is not finite, if anything; raises where the observation is unlike its space."""
         for sensor in self._sensors:
-            if trouble := _not_finite(sensor, _reading(sensor, observation)):
+            reading = _reading(sensor, observation)
+            if trouble := _not_finite(sensor, reading):
                 return trouble
+            self._tell_beyond(sensor, reading)
         return _not_finite("the reward", np.array(reward))
+
+    def _tell_beyond(self, sensor: Sensor, reading: np.ndarray) -> None:
+        """Tell once of each sensor that it reads what its space does not have: units or bounds are wrong."""
+        space = sensor.space
+        if sensor.name in self._beyond or not isinstance(space, Box):
+            return
+        outside = (reading < space.low) | (reading > space.high)
+        if outside.any():
+            self._beyond.add(sensor.name)
+            found, low, high = reading[outside].flat[0], space.low[outside].flat[0], space.high[outside].flat[0]
+            log.warning(
+                "%s: %s reads %g, outside of its space, %g to %g; is it in another unit?",
+                *(self._id, sensor, found, low, high),
+            )
 
 
 def number(reward: Any) -> float:

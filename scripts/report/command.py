@@ -83,7 +83,7 @@ def write_report(folder: Path, *, dense: Path | None = None, latency: Path | Non
     spec, config = runs.spec(folder), runs.config(folder)
     rows = read_rows(folder / runs.METRICS) if (folder / runs.METRICS).exists() else []
     events = read(folder / EVENTS)
-    curves = {spec.id: rows, **{run.name: read_rows(run / runs.METRICS) for run in beside}}
+    curves = {folder.name if beside else spec.id: rows, **{run.name: read_rows(run / runs.METRICS) for run in beside}}
     learning_curve(curves, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
     training_panels(rows, folder / runs.PANELS, title=spec.id)
     pictures = [

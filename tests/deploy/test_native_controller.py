@@ -146,8 +146,8 @@ FAULTY = [
 def test_it_is_as_safe_as_the_one_in_python(
     program: Path, tmp_path: Path, delay: int, pipelined: bool, on_fault: str, safety: dict[str, Any]
 ) -> None:
-    """Under each fault policy and each setting of ``Safety`` the actions, the kinds of faults and the blend-in ratio are
-    the same, decision by decision, among faults of all kinds.
+    """Under each fault policy and each setting of ``Safety`` the actions, the kinds of faults and the blend-in ratio
+    are the same, decision by decision, among faults of all kinds.
     """
     manifest = json.loads(json.dumps(MANIFEST))
     manifest["environment"]["delay"] = delay

@@ -43,7 +43,7 @@ OPTIONS = {
     "latency": """DIR --torch --torch-horizon --torch-precision --backend --precision --threads --cores --spinning
         --priority --awake --calls --seconds --period-ms --periods --deadline-ms --pipelined --json --plot""",
     "play": "RUN --decide --agents --seconds --seed --push --video",
-    "replay": "FILE --bundle --backend --threads --precision --json",
+    "replay": "FILE --bundle --backend --threads --precision --table --json",
     "native": "build run",
     "demo": "--run-dir --seed --threads",
 }

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
 
 from tdmpc.env_faults import DIVERGED, EnvironmentFault
 from tdmpc.envs import make_bare_env, make_env
@@ -236,3 +237,31 @@ def test_ctrl_c_passes(register: Register) -> None:
     register(raising(KeyboardInterrupt()))
     with closing(make_env(TOY)) as env, pytest.raises(KeyboardInterrupt):
         after(env, 4)
+
+
+def test_a_reading_beyond_its_space_is_told_once(register: Register, caplog: pytest.LogCaptureFixture) -> None:
+    """A sensor that reads what its space does not have is named once, with both: degrees for radians show so."""
+
+    class Degrees(Toy):
+        observation_space = Dict({"joints": Dict({"position": Box(-4, 4, (2,)), "speed": Box(-4, 4, ())})})
+
+        def reset(self, **options: Any) -> Any:
+            super().reset(**options)
+            return self.sense(), {}
+
+        def step(self, action: Any) -> Any:
+            return self.sense(), *super().step(action)[1:]
+
+        def sense(self) -> Any:
+            return {"joints": {"position": np.float32([1, 57.3]), "speed": np.float32(0)}}
+
+    register(Degrees)
+    with closing(make_env(TOY)) as env:
+        env.reset(seed=0)
+        for _ in range(3):
+            env.step(np.zeros(1, np.float32))
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "tdmpc.guard"]
+    assert (
+        said
+        == f"{TOY}: the observation 'joints/position' reads 57.3, outside of its space, -4 to 4; is it in another unit?"
+    )

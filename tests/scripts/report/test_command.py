@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tdmpc import runs
+from tdmpc import checkpoint, runs
+from tdmpc.checkpoint import below
 from tdmpc.compression.records import EVENTS, read
 from tdmpc.scripts.main import main
-from tdmpc.scripts.report.command import PAGE
+from tdmpc.scripts.report.command import PAGE, TIMES
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY, file_limit, registered
 
@@ -83,6 +84,42 @@ def test_the_result_is_that_of_the_summary(pruned: Path) -> None:
     summary, text = json.loads((pruned / runs.SUMMARY).read_text()), (pruned / PAGE).read_text()
     assert f"{summary['return_mean']:.1f} ± {summary['return_std']:.1f}" in text
     assert f"{summary['planning_macs']:,} of {summary['planning_macs_dense']:,}" in text
+
+
+def test_ranges_of_sensors_are_told(pruned: Path) -> None:
+    """The page has the least and the largest reading of each sensor that the replay holds."""
+    ((low, high),) = [json.loads((pruned / runs.SUMMARY).read_text())["sensors"]["observation"][:1][0]]
+    rows = below("replay", checkpoint.load(pruned).tensors)
+    readings = rows["rows"][rows["is_transition"].bool()][:, 0]
+    assert (low, high) == (readings.min().item(), readings.max().item()) and low < high
+    assert f"<td>{low:.3g} to {high:.3g}; " in (pruned / PAGE).read_text()
+
+
+def test_the_dense_run_stands_beside_the_pruned_one(pruned: Path, trained: Path, tmp_path: Path) -> None:
+    """A run named RUN-dense, or one that is given, has its column of results beside the run's."""
+    folder = copied(pruned, tmp_path / "run")
+    for given, name in (([], "run-dense"), (["--dense", str(trained)], trained.name)):
+        if not given:
+            copied(trained, tmp_path / name)
+        assert main(["report", str(folder), *given]) == 0
+        text = (folder / PAGE).read_text()
+        assert f'<th scope="col">run</th><th scope="col">{name}</th>' in text
+        dense, summary = (json.loads((path / runs.SUMMARY).read_text()) for path in (trained, folder))
+        assert f"<td>{dense['return_mean']:.1f} ±" in text and f"<td>{summary['return_mean']:.1f} ±" in text
+
+
+def test_times_of_decisions_stand_on_the_page(trained: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    """What ``tdmpc latency`` wrote into the run folder is a table; another file is refused by name."""
+    folder = copied(trained, tmp_path / "run")
+    row = {"bundle": "b/small", "backend": "onnxruntime", "precision": "float32", "threads": 1, "mode": "single"}
+    times = {"p50_ms": 1.234, "p99_ms": 2.5, "p999_ms": None, "max_ms": 7.0, "processor": "A processor"}
+    (folder / TIMES).write_text(json.dumps([{**row, **times}]))
+    assert main(["report", str(folder)]) == 0
+    text = (folder / PAGE).read_text()
+    assert "<td>small, onnxruntime float32 x 1, one after the other</td><td>1.23</td><td>2.50</td><td>-</td>" in text
+    (tmp_path / "other.json").write_text("{}x")
+    assert "is not what tdmpc latency --json writes" in fails("report", str(folder), f"--latency={tmp_path}/other.json")
+    assert f"{tmp_path} has no summary.json" in fails("report", str(folder), f"--dense={tmp_path}")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
