@@ -85,7 +85,7 @@ def test_a_planner_that_hangs_ends_in_the_safe_action(tmp_path: Path, caplog: py
 
 
 def test_repeated_faults_are_logged_less_and_less(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault that goes on is logged after 0, 1, 3, 7, ... seconds with its count, and at once after a minute without."""
+    """A fault that goes on is logged after 0, 1, 3, 7, ... seconds with its count; after a minute without, at once."""
     now = 0.0
     controller = make(tmp_path, clock=lambda: now)
     told = []

@@ -260,7 +260,7 @@ def test_a_reading_beyond_its_space_is_told_once(register: Register, caplog: pyt
         env.reset(seed=0)
         for _ in range(3):
             env.step(np.zeros(1, np.float32))
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "tdmpc.guard"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "tdmpc.env_faults"]
     assert (
         said
         == f"{TOY}: the observation 'joints/position' reads 57.3, outside of its space, -4 to 4; is it in another unit?"
