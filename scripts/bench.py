@@ -265,7 +265,6 @@ def _show(rows: list[dict[str, Any]], conditions: dict[str, Any]) -> None:
         "plan ms": "plan_ms_p50",
         "update ms": "update_ms_p50",
         "watched": "watched_update_ms_p50",
-        "all criteria": "observing_share",
         "event ms": "event_ms_p50",
         "plan of matmul": "plan_share_of_matmul",
         "update of matmul": "update_share_of_matmul",

@@ -67,6 +67,7 @@ def heat(rows: pd.DataFrame) -> Figure:
     names = list(rows["method"].unique())
     figure, panels = style.panels(len(names), columns=4, width=2.6, height=2.2)
     levels = list(rows["level"].unique())
+    picture = None
     for axes, name in zip(panels, names, strict=False):
         some = rows[rows["method"] == name]
         table = some.pivot_table(index="level", columns="env_steps", values="importance", sort=True).loc[levels]
@@ -79,7 +80,8 @@ def heat(rows: pd.DataFrame) -> Figure:
         axes.set_title(name)
         steps_axis(axes, "steps")
         axes.grid(False)
-        figure.colorbar(picture, ax=axes, label="log2 of importance" if name == names[-1] else "")
+    if picture is not None:
+        figure.colorbar(picture, ax=panels, label="log2 of importance", shrink=0.6)
     return figure
 
 

@@ -19,7 +19,7 @@ RISING, SWAPPED, FALLING = [[1.0, 2.0, 3.0, 4.0]], [[2.0, 1.0, 3.0, 4.0]], [[4.0
 def snapshot(step: int, scores: list[list[float]]) -> dict[str, Any]:
     """All criteria but l1 score alike; l1 never moves."""
     criteria = {name: {"a": RISING if name == "l1" else scores} for name in WATCHED}
-    levels = {name: {"a": 1.5, "b": 0.5} for name in WATCHED}
+    levels = {name: {"a": step / 2, "b": 0.5} for name in WATCHED}
     return {
         "env_steps": step,
         "axes": {"a": {"units": UNITS, "scores": scores}},
