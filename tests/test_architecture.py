@@ -36,13 +36,13 @@ EXTRAS = {
     "tdmpc": ("train", "tensorboard"),
     "compression": ("train",),
     "deploy": ("train", "deploy", "openvino", "export", "record"),
-    "scripts": ("train", "suite", "deploy", "openvino", "export"),
+    "scripts": ("train", "suite", "deploy", "openvino", "export", "tune"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 ROBOT = ("deploy", "machine")
 """Packages whose files a robot may load."""
 RUN_TIME_EXTRAS = ("deploy", "openvino", "record")
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "triton": "torch"}
 """What is imported under another name than its distribution's, or comes with another one."""
 JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
