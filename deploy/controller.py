@@ -24,7 +24,7 @@ from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
 from tdmpc.deploy.connection import Contract
 from tdmpc.deploy.faults import ControlFault, Counters, Fault, FaultPolicy
-from tdmpc.deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
+from tdmpc.deploy.planning import Planning, draw_noise
 from tdmpc.deploy.safety import Callback, Safety, Watch
 
 CAREFREE = Safety()
@@ -71,10 +71,8 @@ class Controller:
             graphs: by file name: the planner, or start and refine where there is a deadline; the policy where the
                 controller needs it on a fault.
             on_fault: see the class.
-            deadline_ms: answer within this time, with as many planner iterations as fit; always all of them, however
-                long they take, when not given.
-            pipelined: answer at once with the action that is due, and plan in a thread for the one that is due as many
-                decisions later as the bundle's delay says.
+            deadline_ms: answer within this time, with as many planner iterations as fit; with all when not given.
+            pipelined: answer at once, and plan in a thread for what is due after the bundle's delay.
             max_age_ms: an observation measured longer ago is a fault.
             priority: real-time priority of the thread that plans where there is a deadline or a pipeline.
             safety: what is done about faults beside that.
@@ -90,15 +88,13 @@ class Controller:
         self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
         self._watch = Watch(described, safety, callback=callback, clock=clock)
-        self._planning: Planning
-        if deadline_ms is not None:
-            parts = graphs[bundle.START], graphs[bundle.REFINE]
-            self._planning = Anytime(*parts, executor=executor or planning.thread(priority), clock=clock)
-        elif pipelined:
-            executor = executor or planning.thread(priority)
-            self._planning = Ahead(graphs[bundle.PLANNER], iterations=described.iterations, executor=executor)
-        else:
-            self._planning = AtOnce(graphs[bundle.PLANNER], iterations=described.iterations)
+        self._planning: Planning = planning.planned(
+            *(graphs, described.iterations),
+            deadline=deadline_ms is not None,
+            pipelined=pipelined,
+            executor=lambda: executor or planning.thread(priority),
+            clock=clock,
+        )
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
         self._middle = actuate(np.zeros_like(described.low), described.low, described.high)
         self._nought = np.clip(np.zeros_like(described.low), described.low, described.high)
@@ -129,8 +125,7 @@ class Controller:
         the controller is closed (``tdmpc.deploy.recording``).
 
         Raises:
-            BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines or in
-                a pipeline; its manifest describes other graphs; the robot is not as it expects.
+            BundleError: the bundle is damaged, or cannot plan as asked; the robot is not as it expects.
             ImportError: the backend is not installed.
         """
         if deadline_ms is not None and deadline_ms <= 0:
@@ -165,11 +160,7 @@ class Controller:
         )
 
     def check(self, robot: Contract | Path | str) -> None:
-        """Refuse a robot that is not as the bundle expects, as ``load`` does by ``expect``.
-
-        Raises:
-            BundleError: every difference is named.
-        """
+        """Refuse a robot that is not as the bundle expects, by a BundleError that names every difference."""
         connection.check(self.bundle, robot)
 
     def reset(self, seed: int | None = None) -> None:
@@ -192,11 +183,10 @@ class Controller:
         """The action that is due now, ``Float32[A]`` in the actuators' units.
 
         Args:
-            observation: as the environment gives it: an array, or a nested mapping or tuple of arrays, whose parts are
-                named as in the manifest.
+            observation: an array, or a nested mapping or tuple of arrays, named as in the manifest.
             measured_at: when it was measured, in seconds of ``time.monotonic``; its age is not checked when not given.
-            released_at: when this decision was due, on the same clock: the deadline runs from there, so that what a
-                loop was woken late is made good. From this call on when not given.
+            released_at: when this decision was due, on the same clock: the deadline runs from there, and not from this
+                call, so that what a loop was woken late is made good.
 
         Raises:
             ControlFault: there is nothing to act on, and ``on_fault`` is ``raise``.

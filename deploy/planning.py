@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from tdmpc.deploy import realtime
+from tdmpc.deploy import bundle, realtime
 from tdmpc.deploy.backends import Graph
 from tdmpc.deploy.bundle import Arrays
 from tdmpc.deploy.faults import ControlFault, Fault
@@ -179,6 +179,23 @@ class Anytime:
             state |= {"mean": refined["new_mean"], "std": refined["new_std"]}
             self._latest = _made(job.decision, number, refined)
             self._pace = max(self._clock() - begun, SLACK * self._pace)
+
+
+def planned(
+    graphs: Mapping[str, Graph],
+    iterations: int,
+    *,
+    deadline: bool,
+    pipelined: bool,
+    executor: Callable[[], Executor],
+    clock: Callable[[], float],
+) -> Planning:
+    """The way to plan that a controller was asked for, with graphs by file name."""
+    if deadline:
+        return Anytime(graphs[bundle.START], graphs[bundle.REFINE], executor=executor(), clock=clock)
+    if pipelined:
+        return Ahead(graphs[bundle.PLANNER], iterations=iterations, executor=executor())
+    return AtOnce(graphs[bundle.PLANNER], iterations=iterations)
 
 
 def thread(priority: int | None) -> Executor:

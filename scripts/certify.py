@@ -66,6 +66,7 @@ class CertifyArgs:
     backend: BackendName = "onnxruntime"
     """Runs the bundles."""
     threads: int = 1
+    """Of the tensor library, and of the runtime."""
     out: Path = Path("certificate.json")
     """File to write: the protocol before the first episode, then all returns, then the result. Interrupted, the same
     command goes on with it."""

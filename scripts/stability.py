@@ -77,6 +77,7 @@ class StabilityArgs:
     seed: int = EVALUATION_STREAM
     """Of episodes and planner noise, the same for all agents."""
     threads: int = 1
+    """Of the tensor library."""
 
 
 def main(arguments: list[str]) -> int:

@@ -49,6 +49,7 @@ class TuneArgs:
     seed: int = 0
     """Of episodes, planner noise and search."""
     threads: int = 1
+    """Of the tensor library, and of the runtime that is timed."""
     priority: int | None = None
     """Real-time priority while something is timed, 2 to 99 (Linux; needs the right to it): of use on a busy machine."""
 

@@ -35,6 +35,7 @@ class ObservedArgs:
     runs: Positional[tuple[Path, ...]]
     """Folders, of seed 0, 1, ..."""
     out: Path = Path("results/observed")
+    """Folder of the tables."""
 
 
 def agreement(last: Snapshot) -> Iterator[dict[str, Any]]:

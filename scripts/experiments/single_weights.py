@@ -64,7 +64,9 @@ class StudyArgs:
     """Prune single weights of one kind of network, by every method; rows are written as tables."""
 
     task: Literal["dynamics", "autoencoder", "agent"]
+    """What the network does."""
     part: Literal["weights", "bounds", "compressibility"] = "weights"
+    """Accuracy against sparsity, bounds beside errors, or how much may go at a fixed loss."""
     robot: Path = Path("runs/walker-walk-v0-0")
     """Run whose replay the dynamics are learned from."""
     agents: Path = Path("runs/cartpole-swingup-v0-SEED")
@@ -72,7 +74,9 @@ class StudyArgs:
     others: tuple[Path, ...] = ()
     """Runs whose agents are looked at in ``compressibility`` too."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Of networks; of the agents, in place of SEED."""
     out: Path = Path("results/single-weights")
+    """Folder of the tables."""
 
 
 # Pruning ---------------------------------------------------------------------------------------------------------

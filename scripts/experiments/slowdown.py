@@ -38,6 +38,7 @@ class SlowdownArgs:
     """Play bundles of runs in real time, at each slowdown."""
 
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
+    """As it is called in the table."""
     dense: tuple[Path, ...]
     """Runs of several seeds, trained without delay."""
     pruned: tuple[Path, ...]
@@ -45,8 +46,11 @@ class SlowdownArgs:
     work: Path
     """Folder for bundles and times."""
     out: Path = Path("results/real-time")
+    """Folder of the table."""
     slowdowns: tuple[float, ...] = (1, 2, 5, 10, 20, 50, 100)
+    """How many times slower than this machine the processors are."""
     episodes: int = 10
+    """With each bundle at each slowdown."""
     seed: int = 1_000_003
     """Seed of the episodes, which are the same for all agents."""
 

@@ -42,6 +42,12 @@ OPTIONS = {
         --latency-ms --slowdown --policy --json""",
     "latency": """DIR --torch --torch-horizon --torch-precision --backend --precision --threads --cores --spinning
         --priority --awake --calls --seconds --period-ms --periods --deadline-ms --pipelined --json --plot""",
+    "certify": """REFERENCE --loss --confidence --pairs --bounds --seed --perturb.masses --latency --backend --threads
+        --out --needed""",
+    "stability": "RUN --out --episodes --grid --slack --goal --last --reward-max --seed --threads",
+    "check": "DIR --contract --log",
+    "tune": """RUN --period-ms --out --share --slowdown --latency-at --trials --minutes --episodes --fresh-episodes
+        --seed --threads --priority""",
     "play": "RUN --decide --agents --seconds --seed --push --video",
     "replay": "FILE --bundle --backend --threads --precision --table --json",
     "native": "build run",
