@@ -25,6 +25,9 @@ class PruneConfig:
 
     target: float = 0.0
     """Share of the budget that is removed at the end, below 1; 0 prunes nothing."""
+    ladder: tuple[float, ...] = ()
+    """Several targets, the smallest first, instead of one: when the run is finished, it is pruned to each of them in
+    turn and trained on, and each agent is kept as a run of its own."""
     budget: Budget = "macs"
     """What the target counts: ``macs``, the multiply-adds of a plan, or ``parameters``."""
     criterion: CriterionName = "bayesian"
@@ -81,6 +84,10 @@ class PruneConfig:
     def active(self) -> bool:
         """Whether there is anything to do."""
         return self.target != 0 or self.observe
+
+    def rung(self, target: float) -> "PruneConfig":
+        """The settings of one rung of the ladder, whose times follow from its own run."""
+        return replace(self, target=target, ladder=(), start=None, end=None)
 
     @property
     def timetable(self) -> Schedule:
@@ -142,6 +149,25 @@ def check(config: PruneConfig, dense: Groups, current: Groups, *, first_update: 
         problems = _unreachable(config, dense, current)
     if problems:
         raise PruneError("; ".join(problems))
+
+
+def check_ladder(config: PruneConfig) -> None:
+    """Refuse a ladder that cannot be climbed.
+
+    Raises:
+        PruneError: what is wrong with it, by the setting's name on the command line.
+    """
+    ladder = config.ladder
+    shown = " ".join(f"{rung:g}" for rung in ladder)
+    if len(ladder) < 2:
+        raise PruneError(f"--prune.ladder must have two rungs or more, got {shown}: --prune.target is for one")
+    if not all(0 < rung < 1 for rung in ladder):
+        raise PruneError(f"--prune.ladder must have shares above 0 and below 1, got {shown}")
+    if list(ladder) != sorted(set(ladder)):
+        raise PruneError(f"--prune.ladder must rise, as each rung is pruned from the one before, got {shown}")
+    given = {"target": config.target or None, "start": config.start, "end": config.end}
+    if beside := [f"--prune.{name}" for name, value in given.items() if value is not None]:
+        raise PruneError(f"--prune.ladder says how much goes and when: leave out {', '.join(beside)}")
 
 
 def _without_effect(config: PruneConfig) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compression.tdmpc_agent.hook import AgentPruner
+from scripts.ladder import climb
 from scripts.report.command import write_report
 from scripts.train_args import TrainArgs, parse, with_pruning
 from tdmpc import checkpoint, runs
@@ -26,6 +27,9 @@ from tdmpc.video import write_video
 from tdmpc.wandb_sink import WandbSink
 
 log = logging.getLogger("tdmpc")
+
+RUNG = 0.2
+"""Steps of each rung of a ladder, as a share of the run's."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +54,15 @@ def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
             *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
         )
         log.info("%s", _chosen(args, spec))
-        return _train(args, spec, folder)
+        summary = _train(args, spec, folder)
+        _climb(args, folder)
+        return summary
+
+
+def _climb(args: TrainArgs, folder: Path) -> None:
+    """The ladder above a finished run, if one was asked for."""
+    steps = max(round(RUNG * args.config.env_steps), 1)
+    climb(folder, args, steps=steps, name=folder, go_on=go_on, again=f"tdmpc train --resume {folder}")
 
 
 def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
@@ -66,7 +78,9 @@ def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
 def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
     """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
     with runs.locked(folder):
-        return go_on(args, folder)
+        summary = go_on(args, folder)
+        _climb(args, folder)
+        return summary
 
 
 def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:

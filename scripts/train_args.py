@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from compression.config import PruneConfig, resolved
+from compression.config import PruneConfig, check_ladder, resolved
 from compression.config import check as check_pruning
 from compression.tdmpc_agent.groups import agent_groups
 from tdmpc import compiling, runs
@@ -141,7 +141,11 @@ def with_pruning(args: TrainArgs, spec: EnvSpec, current: ModelConfig, *, first_
         current: widths that it starts with.
         first_update: environment step from which on it learns.
     """
-    config = args.config
+    config, ladder = args.config, args.prune.ladder
+    if ladder:
+        check_ladder(args.prune)
+        top = dataclasses.replace(args, prune=args.prune.rung(ladder[-1]))
+        with_pruning(top, spec, current, first_update=first_update)  # what cannot be reached is told before it begins
     if not args.prune.active:
         return args
     span = {"first_update": first_update, "length": config.env_steps}
