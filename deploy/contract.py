@@ -10,8 +10,8 @@ from deploy import backends, bundle
 from deploy.backends import Graph, Runtime
 from deploy.bundle import Bundle, BundleError, Shapes
 
-UNSAID = "files"
-"""The part of a manifest that no graph carries: it holds their hashes."""
+UNSAID = ("files", "tuning")
+"""The parts of a manifest that no graph carries: their hashes, and how ``tdmpc tune`` chose the controller."""
 
 
 def load(described: Bundle, name: str, runtime: Runtime) -> Graph:
@@ -36,7 +36,7 @@ def check(described: Bundle, name: str, graph: Graph) -> None:
     _compare(described, name, "input", taken, graph.shapes, whole=name != bundle.REFINE)
     _compare(described, name, "output", given, graph.outputs, whole=False)
     if graph.manifest is not None:
-        stated = {part: value for part, value in described.manifest.items() if part != UNSAID}
+        stated = {part: value for part, value in described.manifest.items() if part not in UNSAID}
         if place := _difference(stated, json.loads(graph.manifest)):
             raise BundleError(
                 f"{described.folder / bundle.MANIFEST} is not the one of {name}: {place}. Copy the bundle again, or "

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "make a controller of a run that needs no PyTorch",
     "validate": "play a controller in its environment, beside its agent",
     "latency": "time controllers, one call after the other or at a control period",
+    "tune": "find the controller that returns most within a control period",
     "native": "build and run the controller in C++",
     "autoencoder": "prune an autoencoder by every criterion and compare",
     "demo": "train a pruned and a dense agent, show, export and time them, in minutes",

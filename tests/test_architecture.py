@@ -33,7 +33,7 @@ EXTRAS = {
     "tdmpc": ("train",),
     "compression": ("train",),
     "deploy": ("train", "deploy", "openvino", "export"),
-    "scripts": ("train", "suite", "deploy", "openvino", "export"),
+    "scripts": ("train", "suite", "deploy", "openvino", "export", "tune"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 ROBOT = ("deploy", "machine")

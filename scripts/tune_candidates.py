@@ -1,0 +1,179 @@
+"""What a search chooses between: the agents of runs, each with any planner up to its own; and what they return."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna import Trial
+
+from deploy.original import ExportConfig
+from scripts.tune_latency import Costs, predicted
+from tdmpc.agent import Agent
+from tdmpc.config import ConfigError, PlannerConfig, Precision
+from tdmpc.evaluation import evaluate
+from tdmpc.macs import planning_macs
+from tdmpc.runs import config as config_of
+from tdmpc.runs import load_agent
+
+BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One controller."""
+
+    agent: str
+    policy: Literal["planner", "prior"]
+    precision: Precision
+    delay: int
+    samples: int = 0
+    iterations: int = 0
+    horizon: int = 0
+    policy_trajectories: int = 0
+    elites: int = 0
+
+    def __str__(self) -> str:
+        late = f", delay {self.delay}" if self.delay else ""
+        if self.policy == "prior":
+            return f"{self.agent}, policy alone, {self.precision}{late}"
+        plan = f"{self.samples} x {self.iterations}, horizon {self.horizon}, {self.elites} elites"
+        return f"{self.agent}, {plan}, {self.policy_trajectories} policy trajectories, {self.precision}{late}"
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """The planner's settings; none for the policy alone."""
+        return {} if self.policy == "prior" else {name: getattr(self, name) for name in BUDGET}
+
+    @property
+    def export(self) -> ExportConfig:
+        """What its bundle is made of."""
+        return ExportConfig(**self.budget, delay=self.delay)
+
+
+class Subject:
+    """The agent of a run, to be played with any planner."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
+        self.step, self.delay = meta["agent_steps"], max(self.agent.config.delay)
+        self.planner = dataclasses.replace(
+            self.agent.config.planner, horizon=self.agent.config.planner.horizon_at(self.step)
+        )
+        sizes = [
+            planning_macs(model, self.agent.spec, self.planner)
+            for model in (self.agent.config.model, config_of(run).model)
+        ]
+        now, dense = (sum(size.values()) for size in sizes)
+        self.left = now / dense
+        """Share of a plan's multiply-adds that pruning has left."""
+        self._agents: dict[str, Agent] = {"float32": self.agent}
+
+    def play(self, candidate: Candidate, *, seed: int) -> float:
+        """The return of one episode; the same seed starts it alike for every candidate."""
+        if candidate.precision not in self._agents:
+            self._agents[candidate.precision] = load_agent(
+                self.run, device="cpu", precision=candidate.precision, compile=False
+            )[0]
+        agent = self._agents[candidate.precision]
+        planner = dataclasses.replace(self.planner, **candidate.budget)
+        agent.config = dataclasses.replace(agent.config, planner=planner, delay=(candidate.delay,) * 2)
+        return evaluate(agent, step=self.step, episodes=1, seed=seed, policy=candidate.policy).returns[0]
+
+
+def subjects_of(folders: Sequence[Path]) -> dict[str, Subject]:
+    """The agents, by the names of their runs, or by their paths where two runs have one name.
+
+    Raises:
+        ConfigError: there are none, or they are not of one task.
+    """
+    if not folders:
+        raise ConfigError("which agents? For example: tdmpc tune runs/demo runs/demo-dense --period-ms 20 --out bundle")
+    names = [folder.name for folder in folders]
+    found = {
+        str(folder) if names.count(folder.name) > 1 else folder.name: Subject(folder)
+        for folder in dict.fromkeys(folders)
+    }
+    tasks = {f"{subject.agent.spec.id} x {subject.agent.spec.action_repeat}" for subject in found.values()}
+    if len(tasks) > 1:
+        raise ConfigError(
+            f"the agents must be of one environment and action repeat to play the same episodes, got {sorted(tasks)}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Space:
+    """All candidates, as Optuna takes them: from every agent's own planner down."""
+
+    subjects: Mapping[str, Subject]
+    precisions: tuple[Precision, ...]
+
+    def suggest(self, trial: Trial) -> Candidate:
+        """A candidate."""
+        planners = [subject.planner for subject in self.subjects.values()]
+        agent = trial.suggest_categorical("agent", list(self.subjects))
+        policy = trial.suggest_categorical("policy", ["planner", "prior"])
+        precision: Precision = (
+            "bfloat16" if trial.suggest_categorical("precision", self.precisions) == "bfloat16" else "float32"
+        )
+        own = self.subjects[agent].delay
+        if policy == "prior":
+            return Candidate(agent, "prior", precision, own)
+        # A plan for a delay of one decision has no more time than one without delay.
+        delay = own if trial.suggest_categorical("delay", ["own", "longer"]) == "own" else max(own, 1) + 1
+        chosen = {
+            "samples": trial.suggest_categorical("samples", halves(planner.samples for planner in planners)),
+            "iterations": trial.suggest_int("iterations", 1, max(planner.iterations for planner in planners)),
+            "horizon": trial.suggest_int("horizon", 1, max(planner.horizon for planner in planners)),
+            "policy_trajectories": trial.suggest_categorical(
+                "policy_trajectories", halves((planner.policy_trajectories for planner in planners), 2)
+            ),
+            "elites": trial.suggest_categorical("elites", halves(planner.elites for planner in planners)),
+        }
+        chosen["elites"] = min(chosen["elites"], chosen["samples"] + chosen["policy_trajectories"])
+        return Candidate(agent, "planner", precision, delay, **chosen)
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What is tried first: of every agent the policy alone, two small planners, and its own."""
+        return [
+            {"agent": name, "precision": self.precisions[0], **choice}
+            for parts in (None, 8, 4, 1)
+            for name, subject in self.subjects.items()
+            for choice in [{"policy": "prior"} if parts is None else _part(subject.planner, parts)]
+        ]
+
+
+def _part(planner: PlannerConfig, parts: int) -> dict[str, Any]:
+    """A planner with so many times fewer samples, at most, and fewer iterations."""
+    halvings = parts.bit_length() - 1
+    return {
+        "policy": "planner",
+        "delay": "own",
+        "samples": halves([planner.samples])[: halvings + 1][-1],
+        "iterations": max(planner.iterations // max(halvings, 1), 1),
+        "horizon": planner.horizon,
+        "policy_trajectories": planner.policy_trajectories,
+        "elites": halves([planner.elites])[: halvings + 1][-1],
+    }
+
+
+def halves(most: Any, steps: int = 5) -> list[int]:
+    """Each number, and its halves: 50 is 50, 25, 12, 6, 3."""
+    return sorted({number >> step for number in most for step in range(steps) if number >> step}, reverse=True) or [0]
+
+
+def quickest(candidate: Candidate, subject: Subject, costs: Costs, slower: Mapping[str, float]) -> tuple[float, str]:
+    """The 99th percentile of its decisions by what was measured of their parts, and in which runtime.
+
+    Args:
+        candidate: the controller.
+        subject: its agent.
+        costs: of the agent, by runtime.
+        slower: how many times slower the board is, by runtime.
+    """
+    planner = dataclasses.replace(subject.planner, **candidate.budget) if candidate.budget else None
+    fit = [name for name in slower if name.endswith(candidate.precision)]
+    return min((slower[name] * predicted(costs[name], planner), name) for name in fit)

@@ -1,0 +1,158 @@
+"""How long a decision takes with other settings of the planner: measured at two sizes of it, and a line between them.
+
+An export takes seconds, and a search tries dozens of planners. A plan is a start (the policy's trajectories) and then
+iterations (the samples), and both are loops over the horizon, so two exports for each agent tell what each costs.
+What a search ends with is measured on its bundle.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+from scipy.optimize import nnls
+
+from deploy import backends, bundle, contract, percentiles
+from deploy.assemble import export_graphs
+from deploy.backends import Graph, Runtime
+from deploy.bundle import BundleError
+from deploy.original import ExportConfig, load
+from deploy.timing import Timed, single_stream, timed_controller
+from tdmpc.config import PlannerConfig
+
+CALLS, SECONDS = 300, 0.5
+"""Of each graph, at least."""
+
+Costs = dict[str, dict[str, list[float]]]
+"""By runtime and part of a decision: milliseconds for each step of the horizon, and for each step and trajectory."""
+
+
+def runtimes(threads: int, priority: int | None) -> dict[str, Runtime]:
+    """What can run a bundle here, by name; in bfloat16 only where the processor has it."""
+    names: dict[str, Runtime] = {"onnxruntime float32": Runtime(threads=threads, priority=priority)}
+    if find_spec("openvino") is not None:
+        import openvino
+
+        names["openvino float32"] = Runtime("openvino", threads, priority=priority)
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            names["openvino bfloat16"] = Runtime("openvino", threads, priority=priority, precision="auto")
+    return names
+
+
+def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime]) -> Costs:
+    """What the parts of a decision cost the agent of a run, from a large planner and from a small one.
+
+    Args:
+        run: the run folder.
+        planner: the largest planner that is asked for.
+        known: the runtimes.
+    """
+    samples, trajectories = planner.samples, planner.policy_trajectories
+    sizes = [
+        ExportConfig(planner.horizon, max(samples // parts, 1), 1, 1, max(trajectories // parts, 1)) for parts in (8, 1)
+    ]
+    points = [_times(run, size, known) for size in sizes]
+    found: Costs = {}
+    for name in known:
+        (small_ms, large_ms), steps = (point[name] for point in points), planner.horizon
+        found[name] = {"policy": [small_ms[bundle.POLICY]]}
+        for part, setting in ((bundle.START, "policy_trajectories"), (bundle.REFINE, "samples")):
+            sides = np.array([[steps, steps * getattr(size, setting)] for size in sizes], float)
+            found[name][part] = nnls(sides, np.array([small_ms[part], large_ms[part]]))[0].tolist()
+    return found
+
+
+def predicted(parts: Mapping[str, list[float]], planner: PlannerConfig | None) -> float:
+    """The 99th percentile of a decision, in milliseconds; of the policy alone where there is no planner."""
+    if planner is None:
+        return parts["policy"][0]
+    steps = planner.horizon
+    start = np.dot(parts[bundle.START], [steps, steps * planner.policy_trajectories])
+    refine = np.dot(parts[bundle.REFINE], [steps, steps * planner.samples])
+    return float(start + planner.iterations * refine)
+
+
+def p99_ms(subjects: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """The 99th percentile of each call, in milliseconds; the subjects take turns.
+
+    What was loaded for them may have raised this thread's priority; it ends here.
+    """
+    timed = {name: Timed({}, lambda _, call=call: call()) for name, call in subjects.items()}
+    single_stream(list(timed.values()), calls=CALLS, seconds=SECONDS)
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    found = {name: percentiles.summary(each.times.every_ms)["p99"] for name, each in timed.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _times(run: Path, size: ExportConfig, known: Mapping[str, Runtime]) -> dict[str, dict[str, float]]:
+    """By runtime and graph: the 99th percentile of a call."""
+    graphs = export_graphs(load(run, size).original, size.opset)
+    parts = (bundle.POLICY, bundle.START, bundle.REFINE)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in parts:
+            onnx.save(graphs[name], Path(folder) / name)
+        loaded = {
+            name: {part: backends.load(Path(folder) / part, each) for part in parts} for name, each in known.items()
+        }
+    calls = {f"{name}/{part}": _call(graph) for name, each in loaded.items() for part, graph in each.items()}
+    times = p99_ms(calls)
+    return {name: {part: times[f"{name}/{part}"] for part in parts} for name in known}
+
+
+def _call(graph: Graph) -> Callable[[], object]:
+    random = np.random.default_rng(0)
+    inputs = {name: random.standard_normal(shape).astype(np.float32) for name, shape in graph.shapes.items()}
+    return lambda: graph(inputs)
+
+
+def of_bundle(folder: Path, runtime: Runtime, *, policy: bool) -> float:
+    """The 99th percentile of a bundle's decisions, as a robot asks for them; or of its policy alone."""
+    if policy:
+        return p99_ms({"it": _call(contract.load(bundle.read(folder), bundle.POLICY, runtime))})["it"]
+    timed = timed_controller(folder, runtime)
+    return p99_ms({"it": lambda: timed.decide(None)})["it"]
+
+
+def slowdowns(path: Path, known: Mapping[str, Runtime]) -> dict[str, float]:
+    """How many times slower a board is than this machine, by runtime: what it measured, against the same bundle here.
+
+    Args:
+        path: what ``tdmpc latency --json`` printed on the board; its bundles lie where they lay there, or beside it.
+        known: the runtimes; those that were not measured on the board are left out.
+
+    Raises:
+        BundleError: it is no such file, holds nothing of these runtimes, or a bundle is not here.
+    """
+    found: dict[str, float] = {}
+    try:
+        rows = [row for row in json.loads(path.read_text()) if row["mode"] == "single"]
+        measured = [
+            (f"{row['backend']} {row['precision']}", Path(row["bundle"]), row["model"], row["threads"], row["p99_ms"])
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(
+            f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})"
+        ) from error
+    for name, there, model, threads, p99 in measured:
+        if name not in known or threads != known[name].threads or p99 is None:
+            continue
+        places = [place for place in (there, path.parent / there.name) if (place / bundle.MANIFEST).exists()]
+        here = next((place for place in places if bundle.read(place).model_id == model), None)
+        if here is None:
+            raise BundleError(
+                f"{path} tells of the bundle {there}, which is not here: put a copy of it beside the file"
+            )
+        found[name] = max(found.get(name, 0.0), p99 / of_bundle(here, known[name], policy=False))
+    if not found:
+        threads = next(iter(known.values())).threads
+        raise BundleError(
+            f"{path} holds no times of {' or '.join(known)} with {threads} threads, call after call: measure a bundle "
+            f"on the board by tdmpc latency BUNDLE --threads {threads} --json"
+        )
+    return found
