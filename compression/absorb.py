@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from compression.groups import Axis, Groups, Keep, Slice
+from tdmpc.compression.groups import Axis, Groups, Keep, Slice
 
 RIDGE = 1e-3
 """Added to the variances, as a share of their mean: what hardly varies is not relied upon."""
@@ -116,6 +116,49 @@ def _guess(covariance: Float[Tensor, "X X"], stays: Bool[Tensor, "X"]) -> Float[
     guess = torch.diag(stays.to(covariance.dtype))
     guess[gone.nonzero(), stays.nonzero().T] = share.T.to(covariance.dtype)
     return guess
+
+
+ROWS = 64
+"""Neurons whose least squares are solved at once."""
+
+
+def refitted(
+    weight: Float[Tensor, "*E Y X"], bias: Float[Tensor, "*E Y"], stays: Bool[Tensor, "*E Y X"], seen: Inputs
+) -> tuple[Float[Tensor, "*E Y X"], Float[Tensor, "*E Y"]]:
+    """A layer without its dropped weights, where those that stay take over what they did: each neuron for itself.
+
+    Where units go, all neurons lose the same inputs, and one guess serves them (``absorbed``); here each has its own.
+    The guess is the same: the dropped part of w.x from the inputs whose weights stay.
+
+    Args:
+        weight: of the whole layer; what was dropped before is zero in it.
+        bias: of the whole layer.
+        stays: the weights that stay.
+        seen: what reaches the layer.
+
+    Returns:
+        Weight, zero where nothing stays, and bias.
+    """
+    rows = weight.view(len(seen.mean), -1, weight.shape[-1]).double()
+    kept = stays.view_as(rows).double()
+    new = torch.stack([_refitted(*each) for each in zip(rows, kept, seen.covariance.double(), strict=True)])
+    shift = ((rows - new) @ seen.mean.double()[..., None]).squeeze(-1)
+    return new.to(weight.dtype).view_as(weight), bias + shift.to(bias.dtype).view_as(bias)
+
+
+def _refitted(
+    rows: Float[Tensor, "Y X"], stays: Float[Tensor, "Y X"], covariance: Float[Tensor, "X X"]
+) -> Float[Tensor, "Y X"]:
+    varies = covariance.diagonal() * stays
+    ridge = RIDGE * varies.sum(-1, keepdim=True) / stays.sum(-1, keepdim=True).clamp(min=1) + LEAST
+    wanted = stays * ((rows * (1 - stays)) @ covariance)
+    # Rows and columns of what goes are those of the identity, so that its share is zero.
+    diagonal = stays * ridge + 1 - stays
+    shares = [
+        torch.linalg.solve(covariance * s[:, :, None] * s[:, None, :] + torch.diag_embed(d), v)
+        for s, d, v in zip(stays.split(ROWS), diagonal.split(ROWS), wanted.split(ROWS), strict=True)
+    ]
+    return rows * stays + torch.cat(shares)
 
 
 def _copies(state: Mapping[str, Tensor], name: str) -> list[str]:

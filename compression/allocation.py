@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Budget, Groups
-from compression.importance import PQ
-from compression.levels import levels
-from compression.sparsity import pq_index
+from tdmpc.compression.groups import Budget, Groups
+from tdmpc.compression.importance import PQ
+from tdmpc.compression.levels import levels
+from tdmpc.compression.sparsity import pq_index
 
 Method = Literal["global", "uniform", "adaptive", "importance"]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
-from compression.allocation import Limits, Method
-from compression.groups import Budget, Groups
-from compression.importance import Bound, CriterionName
-from compression.schedule import Schedule, Shape
+from tdmpc.compression.allocation import Limits, Method
+from tdmpc.compression.groups import Budget, Groups
+from tdmpc.compression.importance import Bound, CriterionName
+from tdmpc.compression.schedule import Schedule, Shape
 
 FIRST, LAST = 0.1, 0.4
 """Where pruning starts and ends when that is not said, as shares of the run from the first update on."""
@@ -37,9 +37,10 @@ class PruneConfig:
     """Which layer gives: global, by importance lost for each multiply-add; importance, the same, where important layers
     lose more; uniform, all alike; adaptive, by the sparsity of scores (SAP)."""
     schedule: Shape = "cosine"
+    """How the share removed grows between the events."""
     relative: bool = True
     """Ramp the logarithm of what is left, so that late events do not take the largest parts of it; without it, the
-    share removed is ramped, as published."""
+    share removed is ramped, as arXiv 1710.01878 has it."""
     start: int | None = None
     """Environment step from which on events come; 10 % into the learning part of the run when not given."""
     end: int | None = None

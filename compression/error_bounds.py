@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compression import sparsity
+from tdmpc.compression import sparsity
+from tdmpc.compression.absorb import Inputs
 
 RANGES = {"elu": math.inf, "relu": math.inf, "leaky_relu": math.inf, "tanh": 2.0, "sigmoid": 1.0}
 """Activations that never enlarge a difference (1-Lipschitz), and the largest difference of two of their outputs."""
@@ -47,7 +48,7 @@ class Stage:
         return self.reach.amax((0, 1))
 
 
-def carry(stages: Sequence[Stage], errors: Sequence[float]) -> Float[Tensor, "E Y"]:
+def carry(stages: Sequence[Stage], errors: Sequence[float | Float[Tensor, "E Y"]]) -> Float[Tensor, "E Y"]:
     """How far the output of layers in a row is off at most, coordinate by coordinate.
 
     An error e of the inputs becomes |W| e, which is at most the largest row l1 norm of W times the largest error.
@@ -56,7 +57,8 @@ def carry(stages: Sequence[Stage], errors: Sequence[float]) -> Float[Tensor, "E 
 
     Args:
         stages: in the order in which they run.
-        errors: for each, how far a neuron is off by itself: the l1 norm of the reach dropped from it.
+        errors: for each, how far a neuron is off by itself: the l1 norm of the reach dropped from it. One number
+            stands for all neurons.
     """
     error = torch.zeros_like(stages[0].bound)
     for stage, own in zip(stages, errors, strict=True):
@@ -76,6 +78,54 @@ def _behind_norm(stage: Stage, error: Float[Tensor, "E Y"]) -> Float[Tensor, "E 
     centred = (1 - 2 / width) * error + error.mean(-1, keepdim=True)
     rescaled = math.sqrt(width - 1) * error.square().mean(-1, keepdim=True).sqrt()
     return stage.norm_gain * (centred + rescaled) / stage.norm_std[:, None]
+
+
+class Change(NamedTuple):
+    """What became of a layer, whose weights were dropped and perhaps fitted again."""
+
+    stage: Stage
+    """As it was."""
+    weight: Float[Tensor, "E Y X"]
+    """As it is."""
+    shift: Float[Tensor, "E Y"]
+    """What was added to the bias."""
+    seen: Inputs
+    """What reached it as it was."""
+
+
+def worst_case(changes: Sequence[Change]) -> Float[Tensor, "E Y"]:
+    """How far the output of changed layers in a row is off at most, coordinate by coordinate.
+
+    As ``carry``, but with the rows as they are: weights that are fitted again may be larger than they were. It holds
+    for inputs within the bounds that were seen.
+    """
+    errors = [
+        ((weight - stage.weight).abs() @ stage.bound[..., None]).squeeze(-1) + shift.abs()
+        for stage, weight, shift, _ in changes
+    ]
+    return carry([replace(change.stage, weight=change.weight) for change in changes], errors)
+
+
+def mean_square(changes: Sequence[Change]) -> Float[Tensor, "E"]:
+    """Root of the mean square, over the data seen, of the l2 norm of the output's error, at most (ours).
+
+    A layer alone is off by D x + s with D the change of its weights and s that of its bias, in the mean square exactly
+    by tr(D C D') + |D m + s|^2, with mean m and covariance C of its inputs: the l2 norm of what was dropped, in the
+    metric of the inputs. An error from before is enlarged at most by the largest singular value of the layer as it is;
+    Minkowski's inequality adds both up. It holds on the data that were seen, and promises nothing elsewhere.
+    """
+    error = torch.zeros_like(changes[0].shift[..., 0])
+    for stage, weight, shift, seen in changes:
+        gone = weight - stage.weight
+        spread = ((gone @ seen.covariance) * gone).sum((1, 2)).clamp(min=0)
+        moved = ((gone @ seen.mean[..., None]).squeeze(-1) + shift).square().sum(-1)
+        error = torch.linalg.matrix_norm(weight, 2) * error + (spread + moved).sqrt()
+        if stage.norm_gain is not None and stage.norm_std is not None:
+            # |u'/s' - u/s| <= |u' - u| / s + |u'| / s' |s' - s| / s, where |u'| / s' <= sqrt(Y), and |s' - s| is
+            # at most |u' - u| / sqrt(Y).
+            error = 2 * stage.norm_gain.amax(-1) / stage.norm_std * error
+        error = error.clamp(max=stage.range * math.sqrt(weight.shape[1]))
+    return error
 
 
 class Place(NamedTuple):

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from compression.groups import Groups, Keep
-from compression.prunable import Judgement
+from tdmpc.compression.groups import Groups, Keep
+from tdmpc.compression.prunable import Judgement
 
 
 def objection(judgement: Judgement, tolerance: float) -> str:

@@ -1,9 +1,9 @@
 """How much a group matters: criteria on weights and gradients, and the running statistics that they read.
 
-Published: gradient accumulation, Fisher information and Bayesian uncertainty with temporal smoothing (Sundaram, Ulmen,
-Goerges, arXiv 2601.19794); Taylor (Molchanov et al., arXiv 1906.10771); the PQ index (arXiv 2302.05601). The form of
-the Bayesian posterior and its bounds, the weight of history, the rank average and the use of the PQ index as a score
-are ours: docs/compression.md.
+After Sundaram, Ulmen and Goerges (arXiv 2601.19794), of which we read abstract and reviews: gradient accumulation,
+Fisher information, Bayesian uncertainty, temporal smoothing. Published: Taylor (Molchanov et al., arXiv 1906.10771);
+the PQ index (arXiv 2302.05601). The form of the Bayesian posterior and its bounds, the weight of history, the rank
+average and the use of the PQ index as a score are ours: docs/compression.md.
 
 Everything is one number for each group, so a statistic takes no more memory than the groups are many.
 """
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Axis, Groups, Slice
+from tdmpc.compression.groups import Axis, Groups, Slice
 
 CriterionName = Literal["bayesian", "gradient", "fisher", "average", "taylor", "l1", "l2", "pq", "random"]
 Moment = Literal["absolute", "squared", "taylor"]

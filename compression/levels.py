@@ -3,7 +3,7 @@
 Scores of different components live on different scales, because their losses do, and a shared (coupling) group
 averages over parameters of all of them. So a score counts as a multiple of its component's mean; a coupling group first
 has a score in each component, from that component's parameters alone, and then the mean of these multiples.
-Component-specific and coupling groups are published (arXiv 2601.19794); this normalisation is ours.
+Component-specific and coupling groups are those of arXiv 2601.19794 (read in reviews); this normalisation is ours.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compression.groups import Groups
+from tdmpc.compression.groups import Groups
 
 
 def relative(scores: Mapping[str, Float[Tensor, "E W"]], table: Groups) -> dict[str, Float[Tensor, "E W"]]:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compression.config import PruneConfig
-from compression.groups import Groups, Keep
-from compression.importance import (
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.groups import Groups, Keep
+from tdmpc.compression.importance import (
     BY_GROUP,
     CRITERIA,
     NEEDED,

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, Self
 
 from torch import Tensor
 
-from compression.groups import Groups, Keep
+from tdmpc.compression.groups import Groups, Keep
 
 
 class Judgement(NamedTuple):

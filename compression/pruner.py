@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from compression.allocation import Limits, allocate
-from compression.config import PruneConfig
-from compression.groups import Budget, Groups, Keep, all_units
-from compression.guard import blamed, objection
-from compression.importance import CriterionName
-from compression.levels import levels
-from compression.observer import ALL, WATCHED, Observer, observers
-from compression.prunable import Judgement, Prunable
-from compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence, snapshot_axis
-from compression.shrink import composed
+from tdmpc.compression.allocation import Limits, allocate
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.groups import Budget, Groups, Keep, all_units
+from tdmpc.compression.guard import blamed, objection
+from tdmpc.compression.importance import CriterionName
+from tdmpc.compression.levels import levels
+from tdmpc.compression.observer import ALL, WATCHED, Observer, observers
+from tdmpc.compression.prunable import Judgement, Prunable
+from tdmpc.compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence, snapshot_axis
+from tdmpc.compression.shrink import composed
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class OnlinePruner:
             model.parameters(),
             torch.Generator().manual_seed(self.seed * SEEDS + draw),
             bound=self.config.bound,
-            history=self.schedule.ramp(step) if self.config.history == "cosine" else 0.5,
+            history=self.schedule.cosine(step) if self.config.history == "cosine" else 0.5,
         )
 
     def _event(self, model: S, scores: Mapping[str, Tensor], step: int) -> S:

@@ -37,7 +37,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compression.groups import Axis
+from tdmpc.compression.groups import Axis
 
 EVENTS = "events.jsonl"
 IMPORTANCE = "importance.jsonl"

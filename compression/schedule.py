@@ -7,8 +7,8 @@ A ramp r goes from 0 at the start to 1 at the end:
     linear    t
     one-shot  0, and 1 at the end
 
-and the share removed is ``target * r`` (published) or, with ``relative`` (ours), ``1 - (1 - target)^r``. The first
-removes amounts of the whole, so that late events take the largest shares of the little that is left: of 12 cosine
+and the share removed is ``target * r`` (arXiv 1710.01878) or, with ``relative`` (ours), ``1 - (1 - target)^r``. The
+first removes amounts of the whole, so that late events take the largest shares of the little that is left: of 12 cosine
 events to 97 %, the last four take 37, 45, 51 and 36 % of what they find. The second ramps the logarithm of what is
 left: the largest takes 37 %, the last four 30, 24, 16 and 6 %.
 """
@@ -47,7 +47,7 @@ class Schedule:
             return 0
         return max((step - self.start) * self.events // max(self.end - self.start, 1), 0)
 
-    def ramp(self, step: int) -> float:
+    def cosine(self, step: int) -> float:
         """A cosine from 0 at the start to 1 at the end, whatever the shape."""
         return RAMPS["cosine"](min(max((step - self.start) / max(self.end - self.start, 1), 0.0), 1.0))
 

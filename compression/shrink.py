@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from compression.groups import Axis, Groups, Keep
+from tdmpc.compression.groups import Axis, Groups, Keep
 
 
 def shrink(state: Mapping[str, Tensor], groups: Groups, keep: Keep) -> dict[str, Tensor]:

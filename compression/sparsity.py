@@ -8,6 +8,8 @@ with a number of weights that suffices. ``docs/sparsity.md`` derives what is sta
 Axes: ``D`` the weights of a scope, ``*M`` scopes side by side.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,23 +34,33 @@ def pq_bound(w: Float[Tensor, "*M D"], p: float, q: float, *, eta: float = 0.0) 
 
 
 def sap_pruned(
-    w: Float[Tensor, "*M D"], p: float, q: float, *, eta: float = 0.0, gamma: float = 1.0, beta: float = 0.9
+    w: Float[Tensor, "*M D"],
+    p: float,
+    q: float,
+    *,
+    remaining: Int[Tensor, "*M"] | None = None,
+    eta: float = 0.0,
+    gamma: float = 1.0,
+    beta: float = 0.9,
 ) -> Int[Tensor, "*M"]:
     """How many of a scope's smallest weights one round of SAP prunes (arXiv 2302.05601, algorithm 1).
 
     The scope is the last axis: the rows of a weight for a neuron each, the flattened weight for a layer.
 
     Args:
-        w: the weights that remain.
+        w: the weights of each scope.
         p: as ``pq_index``.
         q: as ``pq_index``.
+        remaining: how many of each scope were not pruned before, where the pruned ones stand among them as zeros; all
+            when not given. The bound does not see them: it is the same with and without.
         eta: as ``pq_bound``.
         gamma: share of what the bound leaves over that is pruned.
         beta: at most this share of the scope goes in a round.
     """
-    spare = 1 - pq_bound(w, p, q, eta=eta) / w.shape[-1]
+    count = torch.tensor(w.shape[-1]) if remaining is None else remaining.clamp(min=1)
+    spare = (1 - pq_bound(w, p, q, eta=eta) / count).clamp(min=0)
     # What is a whole number on paper must not fall short of it by round-off: 4 x (1 - 1/4) is 3.
-    return (w.shape[-1] * (gamma * spare).clamp(max=beta) + 1e-9).floor().long()
+    return (count * (gamma * spare).clamp(max=beta) + 1e-9).floor().long()
 
 
 def soft_sparsity(w: Float[Tensor, "*M D"], q: float) -> Float[Tensor, "*M"]:
@@ -69,9 +81,40 @@ def weights_sufficient(w: Float[Tensor, "*M D"], tolerance: float, q: float) -> 
     With weights times the largest magnitude of their inputs, this keeps a neuron's output within ``tolerance``.
     """
     _check_soft(q)
-    weak_norm = q * (1 - q) ** (1 / q - 1) * _norm(w, q)
+    weak_norm = _weak_norm(w, q)
     kept = (weak_norm / tolerance) ** (q / (1 - q))
     return torch.where(_norm(w, 1) <= tolerance, 0.0, kept.ceil().clamp(max=w.shape[-1])).long()
+
+
+def _weak_norm(w: Float[Tensor, "*M D"], q: float) -> Float[Tensor, "*M"]:
+    """``c |w|_q``: what a tail is at most, times ``k^(1/q - 1)``."""
+    return q * (1 - q) ** (1 / q - 1) * _norm(w, q)
+
+
+def counts_at_one_level(w: Float[Tensor, "*M D"], total: int, q: float) -> Int[Tensor, "*M"]:
+    """Weights of each scope that stay where all have one error level, and ``total`` or hardly fewer stay together.
+
+    ``weights_sufficient`` at the least tolerance that asks for no more than ``total`` of them all: numbers in the ratio
+    of ``|w|_q^(q/(1-q))``, none larger than what of a scope is not zero. Rows of one large and of two equal weights,
+    ``[4, 0]`` and ``[1, 1]``, and a total of 2 give 1 and 1.
+
+    Raises:
+        ValueError: not ``0 < q < 1``.
+    """
+    _check_soft(q)
+    weak_norm, whole, most = _weak_norm(w, q), _norm(w, 1), (w != 0).sum(-1)
+    if most.sum() <= total:
+        return most
+    power = q / (1 - q)
+
+    def asked(tolerance: float) -> Int[Tensor, "*M"]:
+        return torch.where(whole <= tolerance, 0, torch.minimum(((weak_norm / tolerance) ** power).ceil().long(), most))
+
+    low, high = math.log(weak_norm[most > 0].min() / (total + 1) ** (1 / power)), math.log(whole.max())
+    for _ in range(60):  # asks for too many at low, for none at high
+        middle = (low + high) / 2
+        low, high = (low, middle) if asked(math.exp(middle)).sum() <= total else (middle, high)
+    return asked(math.exp(high) * (1 + 1e-12))
 
 
 def weights_needed(w: Float[Tensor, "*M D"], tolerance: float) -> Int[Tensor, "*M"]:

@@ -2,18 +2,21 @@
 
 On a robot, ``controller`` acts, and ``planning`` says when plans are made. ``faults`` reads sensors. ``bundle`` reads
 files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs against it. ``backends`` runs graphs,
-``realtime`` asks the system for cores and priority. ``timing`` measures, ``percentiles`` says what follows.
+``realtime`` asks the system for cores and priority. ``safety`` tells of faults and ends them. ``connection`` holds a
+robot's description against the bundle's, ``plausibility`` what it recorded (``logs``) against training. ``timing``
+measures, ``percentiles`` says what follows.
 
 Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself.
 ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
 compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
 ``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names:
-``deploy.export``.
+``tdmpc.deploy.export``.
 """
 
-from deploy.backends import Runtime
-from deploy.bundle import BundleError
-from deploy.controller import Controller
-from deploy.faults import ControlFault
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.faults import ControlFault
+from tdmpc.deploy.safety import Safety
 
-__all__ = ["BundleError", "ControlFault", "Controller", "Runtime"]
+__all__ = ["BundleError", "ControlFault", "Controller", "Runtime", "Safety"]

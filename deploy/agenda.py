@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from deploy.bundle import Bundle, actuate
-from deploy.planning import Made
+from tdmpc.deploy.bundle import Bundle, actuate
+from tdmpc.deploy.planning import Made
 
 
 class Agenda:

@@ -15,10 +15,10 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
-from deploy import bundle
-from deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
-from deploy.original import Original
 from tdmpc.config import ConfigError
+from tdmpc.deploy import bundle
+from tdmpc.deploy.graphs import BundleGraph, PolicyGraph, RefineGraph, Start, StartGraph, in_rows, in_tiles
+from tdmpc.deploy.original import Original
 
 LARGE = 2**30
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from deploy import realtime
+from tdmpc.deploy import realtime
 
 METADATA = "manifest"
 """Under which name a graph's file keeps the manifest."""

@@ -1,6 +1,6 @@
 """A controller bundle as a robot reads it: a manifest, and files whose hashes it holds.
 
-The manifest is JSON that anything can read; ``deploy.export`` writes it, ``docs/deployment.md`` describes it.
+The manifest is JSON that anything can read; ``tdmpc.deploy.export`` writes it, ``docs/deployment.md`` describes it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy import schema
+from tdmpc.deploy import schema
 
 FORMAT_VERSION = 3
 """2 knows no delay and no limit of change, 1 has ``fp32`` for ``float32`` and no ``as_run``; both are read too."""
@@ -24,6 +24,8 @@ START = "start.onnx"
 REFINE = "refine.onnx"
 POLICY = "policy.onnx"
 GOLDEN = "golden.bin"
+LAW = "readings.npz"
+"""How readings change in training (``tdmpc.deploy.plausibility``); older bundles have none."""
 COMMITTED = "committed"
 """Graph input, ``Float32[D+1 A]`` in [-1, 1]: the action before the observation, and those until the plan begins."""
 SINGLE_PRECISION = 1e-4

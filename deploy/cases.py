@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.original import Inputs, Original
+from tdmpc.deploy.original import Inputs, Original
 from tdmpc.planner import Plan, PlanNoise, draw_noise
 from tdmpc.world_model import OBSERVATION_CLIP
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import backends, bundle
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Bundle, BundleError, Shapes
+from tdmpc.deploy import backends, bundle
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError, Shapes
 
-UNSAID = ("files", "tuning")
-"""The parts of a manifest that no graph carries: their hashes, and how ``tdmpc tune`` chose the controller."""
+UNSAID = ("files", "certificate", "tuning")
+"""Parts of a manifest that no graph carries: the first holds their hashes, the others come after them."""
 
 
 def load(described: Bundle, name: str, runtime: Runtime) -> Graph:
@@ -42,6 +42,21 @@ def check(described: Bundle, name: str, graph: Graph) -> None:
                 f"{described.folder / bundle.MANIFEST} is not the one of {name}: {place}. Copy the bundle again, or "
                 "export it again: what a manifest says of a graph cannot be changed by hand"
             )
+
+
+def check_pipeline(described: Bundle, deadline_ms: float | None) -> None:
+    """Refuse a pipeline that has no delay to plan in.
+
+    Raises:
+        BundleError: the bundle has none, or a deadline is asked for, too.
+    """
+    if deadline_ms is not None:
+        raise BundleError("a pipelined controller answers at once: give deadline_ms or pipelined, not both")
+    if not described.delay:
+        raise BundleError(
+            f"{described.folder} plans for the moment of the observation, and a pipeline answers before it plans. "
+            "Export it with --delay 1, or more where a plan takes longer than a control period"
+        )
 
 
 def _compare(

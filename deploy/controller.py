@@ -10,31 +10,24 @@ What the sensors give goes in, what the actuators take comes out: finite and wit
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy import bundle, contract, faults, planning, realtime
-from deploy.agenda import Agenda
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Arrays, Bundle, BundleError, actuate
-from deploy.faults import ControlFault, Fault, FaultPolicy
-from deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
+from tdmpc.deploy import bundle, connection, contract, faults, planning, realtime
+from tdmpc.deploy.agenda import Agenda
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
+from tdmpc.deploy.connection import Contract
+from tdmpc.deploy.faults import ControlFault, Counters, Fault, FaultPolicy
+from tdmpc.deploy.planning import Ahead, Anytime, AtOnce, Planning, draw_noise
+from tdmpc.deploy.safety import Callback, Safety, Watch
 
-
-@dataclass
-class Counters:
-    """What has happened since a controller was loaded."""
-
-    decisions: int = 0
-    iterations: int = 0
-    """Of the planner, in plans that were ready in time."""
-    late: int = 0
-    """Decisions for which no new plan was ready in time."""
-    faults: dict[Fault, int] = field(default_factory=lambda: dict.fromkeys(Fault, 0))
+CAREFREE = Safety()
 
 
 class Controller:
@@ -52,7 +45,8 @@ class Controller:
     - ``prior``: the policy's action for the last good observation; before there was one, as ``hold``
     - ``raise``: ``ControlFault``
 
-    A bundle with a limit on the change of an action (``max_change``) never has it exceeded, by no fault policy either.
+    Faults are logged, and ``safety`` says how they end. A bundle with a limit on the change of an action
+    (``max_change``) never has it exceeded, by no fault policy either.
     """
 
     def __init__(
@@ -65,6 +59,8 @@ class Controller:
         pipelined: bool = False,
         max_age_ms: float | None = None,
         priority: int | None = None,
+        safety: Safety = CAREFREE,
+        callback: Callback | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,10 +71,14 @@ class Controller:
             graphs: by file name: the planner, or start and refine where there is a deadline; the policy where the
                 controller needs it on a fault.
             on_fault: see the class.
-            deadline_ms: answer within this time, with as many planner iterations as fit.
-            pipelined: answer at once, and plan in a thread for what is due later.
+            deadline_ms: answer within this time, with as many planner iterations as fit; always all of them, however
+                long they take, when not given.
+            pipelined: answer at once with the action that is due, and plan in a thread for the one that is due as many
+                decisions later as the bundle's delay says.
             max_age_ms: an observation measured longer ago is a fault.
             priority: real-time priority of the thread that plans where there is a deadline or a pipeline.
+            safety: what is done about faults beside that.
+            callback: called with each fault; what it raises is logged.
             executor: in which a pipeline plans; a thread of its own when not given.
             clock: seconds; ``measured_at`` is on it.
         """
@@ -89,6 +89,7 @@ class Controller:
         self._graphs = graphs
         self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
+        self._watch = Watch(described, safety, callback=callback, clock=clock)
         self._planning: Planning
         if deadline_ms is not None:
             parts = graphs[bundle.START], graphs[bundle.REFINE]
@@ -100,6 +101,7 @@ class Controller:
             self._planning = AtOnce(graphs[bundle.PLANNER], iterations=described.iterations)
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
         self._middle = actuate(np.zeros_like(described.low), described.low, described.high)
+        self._nought = np.clip(np.zeros_like(described.low), described.low, described.high)
         self._agenda = Agenda(described)
         self._decision = 0
         self.reset(seed=0)
@@ -114,30 +116,31 @@ class Controller:
         deadline_ms: float | None = None,
         pipelined: bool = False,
         max_age_ms: float | None = None,
+        safety: Safety = CAREFREE,
+        callback: Callback | None = None,
+        expect: Contract | Path | str | None = None,
+        record: Path | str | None = None,
     ) -> "Controller":
         """Load a bundle, and run it once, so that the first decision is as quick as the others.
 
-        Args:
-            folder: the bundle.
-            runtime: backend, threads, cores; one thread of ONNX Runtime when not given.
-            on_fault: what to do where nothing can be planned.
-            deadline_ms: answer within this time, with as many planner iterations as fit; always all of them, however
-                long they take, when not given.
-            pipelined: answer at once with the action that is due, and plan in a thread for the one that is due as many
-                decisions later as the bundle's delay says.
-            max_age_ms: an observation measured longer ago is a fault; the control period when not given.
+        Settings are those of the class. An observation may be as old as the control period where ``max_age_ms`` does
+        not say, and ``runtime`` is one thread of ONNX Runtime. ``expect`` is what the robot says of itself, a mapping
+        or a file in YAML (``tdmpc.deploy.connection``). ``record`` is an MCAP file for the last decisions, written when
+        the controller is closed (``tdmpc.deploy.recording``).
 
         Raises:
             BundleError: the bundle is damaged, incomplete, from a newer version, or cannot plan within deadlines or in
-                a pipeline; its manifest describes other graphs.
+                a pipeline; its manifest describes other graphs; the robot is not as it expects.
             ImportError: the backend is not installed.
         """
         if deadline_ms is not None and deadline_ms <= 0:
             raise BundleError(f"deadline_ms must be positive, got {deadline_ms}")
         runtime = runtime or Runtime()
         described = bundle.read(folder)
+        if expect is not None:
+            connection.check(described, expect)
         if pipelined:
-            _check_pipeline(described, deadline_ms)
+            contract.check_pipeline(described, deadline_ms)
         names = [bundle.PLANNER] if deadline_ms is None else [bundle.START, bundle.REFINE]
         names += [bundle.POLICY] if on_fault == "prior" else []
         threaded = runtime
@@ -149,14 +152,25 @@ class Controller:
         for graph in graphs.values():
             graph({name: np.zeros(shape, np.float32) for name, shape in graph.shapes.items()})
         max_age_ms = described.control_period_ms if max_age_ms is None else max_age_ms
-        return cls(
+        kind = cls if record is None else partial(import_module("tdmpc.deploy.recording").Recording, path=record)
+        return kind(
             *(described, graphs),
             on_fault=on_fault,
             deadline_ms=deadline_ms,
             pipelined=pipelined,
             max_age_ms=max_age_ms,
             priority=threaded.priority,
+            safety=safety,
+            callback=callback,
         )
+
+    def check(self, robot: Contract | Path | str) -> None:
+        """Refuse a robot that is not as the bundle expects, as ``load`` does by ``expect``.
+
+        Raises:
+            BundleError: every difference is named.
+        """
+        connection.check(self.bundle, robot)
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: forget plans and actions. With a seed, the noise starts again from there.
@@ -168,6 +182,7 @@ class Controller:
         self._began = self._decision
         self._readings: Arrays | None = None
         self._action: np.ndarray | None = None
+        self._watch.reset()
         first = self._decision + 1
         self._agenda.reset(dict.fromkeys(range(first, first + self.bundle.delay), self._middle))
 
@@ -195,8 +210,10 @@ class Controller:
         except ControlFault as fault:
             found.append(fault)
         try:
-            self._check_age(entered, measured_at)
-            self._readings = faults.read(observation, self.bundle.sensors)
+            faults.check_age(entered, measured_at, self._max_age_ms)
+            readings = faults.read(observation, self.bundle.sensors)
+            self._watch.examine(readings)
+            self._readings = readings
             self._plan(entered if released_at is None else min(entered, released_at))
         except ControlFault as fault:
             found.append(fault)
@@ -207,9 +224,12 @@ class Controller:
         if due is None:
             found.append(ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far"))
             due = self._safe_action(self._action)
-        self._action = self._within_reach(due)
+        elif late:
+            self._watch.note("late", text="a plan is late, and the one before is followed")
+        self._action = self._within_reach(self._watch.applied(due, self._action, faulty=bool(found)))
         for fault in found:
             self.counters.faults[fault.fault] += 1
+        self._watch.tell(found)
         if found and self._on_fault == "raise":
             raise found[0]
         return self._action.copy()
@@ -220,6 +240,11 @@ class Controller:
         return None if self._agenda.newest is None else self._agenda.newest.mean
 
     @property
+    def ratio(self) -> float:
+        """Part of the action that is the plan's, 0 to 1: below 1 while plans blend in."""
+        return self._watch.ratio
+
+    @property
     def precision(self) -> str:
         """In which it computes: ``float32``, ``bfloat16`` or ``int8``."""
         computed = next(iter(self._graphs.values())).precision
@@ -228,13 +253,6 @@ class Controller:
     def close(self) -> None:
         """End the planner's thread, if there is one."""
         self._planning.close()
-
-    def _check_age(self, now: float, measured_at: float | None) -> None:
-        if measured_at is None or self._max_age_ms is None:
-            return
-        age_ms = 1000 * (now - measured_at)
-        if not age_ms <= self._max_age_ms:  # NaN is stale too
-            raise ControlFault(Fault.STALE, f"the observation is {age_ms:.1f} ms old, allowed are {self._max_age_ms}")
 
     def _plan(self, begun: float) -> None:
         """Take up what has been planned, and plan for the decision whose action follows those that are pending."""
@@ -286,14 +304,4 @@ class Controller:
                 return action
         if self._on_fault != "zero" and held is not None:
             return held
-        return np.clip(np.zeros_like(self.bundle.low), self.bundle.low, self.bundle.high)
-
-
-def _check_pipeline(described: Bundle, deadline_ms: float | None) -> None:
-    if deadline_ms is not None:
-        raise BundleError("a pipelined controller answers at once: give deadline_ms or pipelined, not both")
-    if not described.delay:
-        raise BundleError(
-            f"{described.folder} plans for the moment of the observation, and a pipeline answers before it plans. "
-            "Export it with --delay 1, or more where a plan takes longer than a control period"
-        )
+        return self._nought

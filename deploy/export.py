@@ -18,25 +18,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy import backends, bundle
-from deploy.backends import Runtime
-from deploy.bundle import Arrays, BundleError
-from deploy.cases import Cases, case, corner_cases, plan_cases
-from deploy.golden import write_golden
-from deploy.manifest import describe
-from deploy.original import ExportConfig, Original, load
-from deploy.parity import Difference, Parity, Planner, differences, parity, value_scale
-from deploy.regret import Regret, loss, regret
 from tdmpc import runs
+from tdmpc.deploy import backends, bundle, plausibility
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import Arrays, BundleError
+from tdmpc.deploy.cases import Cases, case, corner_cases, plan_cases
+from tdmpc.deploy.golden import write_golden
+from tdmpc.deploy.manifest import describe
+from tdmpc.deploy.original import ExportConfig, Original, load
+from tdmpc.deploy.parity import Difference, Parity, Planner, differences, parity, value_scale
+from tdmpc.deploy.regret import Regret, loss, regret
 from tdmpc.files import naming
 from tdmpc.planner import PlanNoise, draw_noise
 
 try:
     import onnx
 
-    from deploy import probe
-    from deploy.assemble import Graphs, bake, export_graphs, finished, quiet, unroll
-    from deploy.quantization import quantized
+    from tdmpc.deploy import probe
+    from tdmpc.deploy.assemble import Graphs, bake, export_graphs, finished, quiet, unroll
+    from tdmpc.deploy.quantization import quantized
 except ImportError as error:
     raise ImportError("exporting needs ONNX: pip install 'tdmpc[train,export]'") from error
 
@@ -75,7 +75,9 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         manifest = describe(source, config, parity=compared.parity, regret=lost, return_mean=_return(run))
         manifest["golden"] = write_golden(folder, original, cases, compared.differences, scale=compared.scale)
         metadata = {backends.METADATA: json.dumps(manifest)}
-        _clear(folder, {*graphs, bundle.GOLDEN})
+        now, actions, after = source.transitions
+        plausibility.write(folder / bundle.LAW, plausibility.learn(np.concatenate([now, actions], 1), after))
+        _clear(folder, {*graphs, bundle.GOLDEN, bundle.LAW})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
         manifest["files"] = _hashes(folder)
         runs.write_json(folder / bundle.MANIFEST, manifest)
@@ -144,7 +146,7 @@ def _draws(original: Original, seed: int) -> PlanNoise:
 
 
 def planner_of(path: Path, original: Original) -> Planner:
-    """A planner's graph as ``deploy.parity`` sees it."""
+    """A planner's graph as ``tdmpc.deploy.parity`` sees it."""
     graph = probe.load(path, Runtime())
     return lambda inputs: probe.trace(graph(original.feed(inputs)))
 

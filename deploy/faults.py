@@ -1,12 +1,13 @@
 """What can be wrong with a decision, and the reading of sensors, where most of it shows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
 
-from deploy.bundle import Arrays, Sensor
+from tdmpc.deploy.bundle import Arrays, Sensor
 
 
 class Fault(StrEnum):
@@ -20,6 +21,10 @@ class Fault(StrEnum):
     """The observation is older than allowed."""
     PLAN = "plan"
     """The plan itself is not finite."""
+    RANGE = "range"
+    """A sensor reads far outside of what training saw; only where ``Safety.range_margin`` asks."""
+    STUCK = "stuck"
+    """A sensor repeats itself; only where ``Safety.stuck_ms`` asks."""
     LATE = "late"
     """The deadline passed, and no earlier plan reaches as far as this decision."""
 
@@ -28,12 +33,24 @@ FaultPolicy = Literal["hold", "zero", "prior", "raise"]
 """What a controller does about a fault: its ``on_fault``; ``deploy.controller.Controller`` says what each one does."""
 
 
+@dataclass
+class Counters:
+    """What has happened since a controller was loaded."""
+
+    decisions: int = 0
+    iterations: int = 0
+    """Of the planner, in plans that were ready in time."""
+    late: int = 0
+    """Decisions for which no new plan was ready in time."""
+    faults: dict[Fault, int] = field(default_factory=lambda: dict.fromkeys(Fault, 0))
+
+
 class ControlFault(ValueError):
     """Nothing can be planned. A controller raises it only with ``on_fault="raise"``."""
 
-    def __init__(self, fault: Fault, message: str) -> None:
+    def __init__(self, fault: Fault, message: str, *, sensor: str | None = None) -> None:
         super().__init__(message)
-        self.fault = fault
+        self.fault, self.sensor = fault, sensor
 
 
 def read(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
@@ -50,6 +67,19 @@ def read(observation: Any, sensors: Sequence[Sensor]) -> Arrays:
     return {sensor.input: _reading(observation, sensor) for sensor in sensors}
 
 
+def check_age(now: float, measured_at: float | None, most_ms: float | None) -> None:
+    """Refuse what was measured too long ago, in seconds; whatever is not given is not asked.
+
+    Raises:
+        ControlFault: it is too old, or was measured at no time at all.
+    """
+    if measured_at is None or most_ms is None:
+        return
+    age_ms = 1000 * (now - measured_at)
+    if not age_ms <= most_ms:  # NaN is stale too
+        raise ControlFault(Fault.STALE, f"the observation is {age_ms:.1f} ms old, allowed are {most_ms}")
+
+
 def _reading(observation: Any, sensor: Sensor) -> np.ndarray:
     try:
         given = _part(observation, sensor.name) if isinstance(observation, Mapping | tuple) else observation
@@ -61,11 +91,14 @@ def _reading(observation: Any, sensor: Sensor) -> np.ndarray:
     except ControlFault:
         raise
     except Exception as error:  # whatever an object does on its way to an array
-        raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} gives no array of numbers: {error}") from error
+        message = f"sensor {sensor.name!r} gives no array of numbers: {error}"
+        raise ControlFault(Fault.SHAPE, message, sensor=sensor.name) from error
     if reading.shape != sensor.shape:
-        raise ControlFault(Fault.SHAPE, f"sensor {sensor.name!r} must have shape {sensor.shape}, got {reading.shape}")
+        message = f"sensor {sensor.name!r} must have shape {sensor.shape}, got {reading.shape}"
+        raise ControlFault(Fault.SHAPE, message, sensor=sensor.name)
     if not np.isfinite(reading).all():
-        raise ControlFault(Fault.NONFINITE, f"sensor {sensor.name!r} is not finite: {reading.ravel()[:8].tolist()}")
+        message = f"sensor {sensor.name!r} is not finite: {reading.ravel()[:8].tolist()}"
+        raise ControlFault(Fault.NONFINITE, message, sensor=sensor.name)
     return reading
 
 
@@ -78,5 +111,5 @@ def _part(observation: Any, name: str) -> Any:
         try:
             part = part[key] if isinstance(part, Mapping) else part[int(key)]
         except Exception as error:  # whatever an object does when it is asked for a part
-            raise ControlFault(Fault.SHAPE, f"the observation has no sensor {name!r}") from error
+            raise ControlFault(Fault.SHAPE, f"the observation has no sensor {name!r}", sensor=name) from error
     return part

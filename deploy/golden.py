@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy import backends, bundle
-from deploy.backends import Runtime
-from deploy.cases import Cases, case
-from deploy.original import Inputs, Original
-from deploy.parity import TOLERANCE, VALUE_TOLERANCE, Difference
+from tdmpc.deploy import backends, bundle
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.cases import Cases, case
+from tdmpc.deploy.original import Inputs, Original
+from tdmpc.deploy.parity import TOLERANCE, VALUE_TOLERANCE, Difference
 from tdmpc.planner import PlanNoise, Proposals, imagine, propose
 
 GOLDEN_PLANS = 3

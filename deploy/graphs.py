@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deploy.original import Original
 from tdmpc.config import ModelConfig
+from tdmpc.deploy.original import Original
 from tdmpc.planner import Proposals, ahead, improve, propose, shift, smooth
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel

@@ -1,17 +1,22 @@
-"""What a bundle says of itself; ``deploy.bundle`` reads it."""
+"""What a bundle says of itself; ``tdmpc.deploy.bundle`` reads it."""
 
 import dataclasses
+import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from deploy import bundle
-from deploy.graphs import tiled
-from deploy.original import ExportConfig, Original, Source, sensor_input
-from deploy.parity import Parity
-from deploy.regret import Regret
+import numpy as np
+
 from tdmpc.config import to_json
+from tdmpc.deploy import bundle
+from tdmpc.deploy.graphs import tiled
+from tdmpc.deploy.original import ExportConfig, Original, Source, Transitions, sensor_input
+from tdmpc.deploy.parity import Parity
+from tdmpc.deploy.regret import Regret
 from tdmpc.macs import planning_macs
+from tdmpc.spec import Channel, EnvSpec
 
 VERSIONED = ("tdmpc", "torch", "onnx", "onnxruntime", "numpy")
 
@@ -42,15 +47,9 @@ def describe(
             "terminates": spec.terminates,
             "delay": settings.delay,
         },
-        "observation": _observation(source),
-        "action": [
-            {
-                "name": "action",
-                "shape": [spec.action_dim],
-                "low": list(spec.action_low),
-                "high": list(spec.action_high),
-            }
-        ],
+        "observation": observation(spec, source.transitions),
+        "action": [action(spec)],
+        "pose": dict(spec.pose),
         "planner": _planner(original),
         "noise": {"kind": config.noise, "seed": config.seed, "inputs": _noise(original, config)},
         "precision": config.precision,
@@ -65,20 +64,36 @@ def describe(
     }
 
 
-def _observation(source: Source) -> list[dict[str, Any]]:
-    """Each sensor, and the range in which the comparison's observations lay: outside it the agent knows little."""
-    original, seen = source.original, source.observations.flatten(0, 1)
-    low, high = original.split(seen.amin(0)), original.split(seen.amax(0))
-    return [
-        {
-            "name": name,
-            "input": sensor_input(name),
-            "shape": list(shape),
-            "seen_low": low[sensor_input(name)].tolist(),
-            "seen_high": high[sensor_input(name)].tolist(),
-        }
-        for name, shape in original.spec.observation_layout
-    ]
+def observation(spec: EnvSpec, transitions: Transitions) -> list[dict[str, Any]]:
+    """Each sensor: what its numbers are, the range that training saw, and whether it ever gave the same twice."""
+    (now, _, after), sensors, begin = transitions, [], 0
+    for name, shape in spec.observation_layout:
+        part = slice(begin, begin := begin + math.prod(shape))
+        low, high = (seen.reshape(shape).tolist() for seen in (now[:, part].min(0), now[:, part].max(0)))
+        sensors.append(
+            {
+                **{"name": name, "input": sensor_input(name), "shape": list(shape)},
+                **_channels(spec.readings[part]),
+                **{"seen_low": low, "seen_high": high, "repeats": bool((now == after)[:, part].all(1).any())},
+            }
+        )
+    return sensors
+
+
+def _channels(channels: Sequence[Channel]) -> dict[str, Any]:
+    """Names, units and bounds of a sensor's numbers, or of the actuators; nothing where the run did not ask."""
+    fields = {"names": "name", "units": "unit", "low": "low", "high": "high"}
+    return {key: [getattr(each, name) for each in channels] for key, name in fields.items()} if channels else {}
+
+
+def action(spec: EnvSpec) -> dict[str, Any]:
+    """The actuators; an action in [-1, 1] is multiplied by ``scale``, then ``offset`` is added."""
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    return {
+        **{"name": "action", "shape": [spec.action_dim], **_channels(spec.actuators)},
+        **{"low": low.tolist(), "high": high.tolist()},
+        **{"scale": ((high - low) / 2).tolist(), "offset": ((high + low) / 2).tolist()},
+    }
 
 
 def _planner(original: Original) -> dict[str, Any]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc import checkpoint, planner
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
 from tdmpc.config_checks import check, check_delay
+from tdmpc.deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent
@@ -24,6 +25,12 @@ from tdmpc.world_model import WorldModel
 
 COMPARED = 100
 """Replayed observations, at least, on which a bundle is compared with its agent."""
+MET = 10_000
+"""Transitions, at most, from which a bundle knows what readings were like in training."""
+
+
+Transitions = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Observations ``Float32[N O]``, actions ``Float32[N A]`` in [-1, 1], and observations one decision later."""
 
 
 class Inputs(NamedTuple):
@@ -44,9 +51,13 @@ class ExportConfig:
     horizon: int | None = None
     """Decisions planned ahead."""
     samples: int | None = None
+    """Plans sampled in an iteration; the run's own when not given, as are the next three."""
     iterations: int | None = None
+    """Rounds of sampling and choosing."""
     elites: int | None = None
+    """Best plans of an iteration."""
     policy_trajectories: int | None = None
+    """Plans that the policy proposes."""
     delay: int | None = None
     """Decisions between an observation and the action that is planned from it; where the run was trained with several,
     the most of them when not given. Any agent can plan ahead; one that was trained for it does so better."""
@@ -149,6 +160,7 @@ class Source(NamedTuple):
     """Run, seed and steps, as the manifest has them."""
     observations: Float[Tensor, "S B O"]
     """Windows of the replay."""
+    transitions: Transitions
 
 
 def sensor_input(name: str) -> str:
@@ -169,7 +181,8 @@ def load(run: Path, config: ExportConfig) -> Source:
     steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
     training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
-    return Source(original, training, _replayed(run, agent, windows))
+    replay = _replayed(run, agent)
+    return Source(original, training, replay.sample(windows).observations, replay.transitions(MET))
 
 
 def _settings(trained: TrainConfig, spec: EnvSpec, step: int, config: ExportConfig) -> Settings:
@@ -190,7 +203,7 @@ def _settings(trained: TrainConfig, spec: EnvSpec, step: int, config: ExportConf
     return Settings(planner, std, trained.loss.discount, delay)
 
 
-def _replayed(run: Path, agent: Agent, windows: int) -> Float[Tensor, "S B O"]:
+def _replayed(run: Path, agent: Agent) -> Replay:
     saved = checkpoint.load(run, prefixes=("replay/",))
     config = agent.config
     replay = Replay(
@@ -203,4 +216,4 @@ def _replayed(run: Path, agent: Agent, windows: int) -> Float[Tensor, "S B O"]:
     replay.load_state({name: value.numpy() for name, value in below("replay", saved.tensors).items()})
     if not replay.windows:
         raise BundleError(f"{run} has stored no {config.loss.horizon} consecutive decisions yet: train it longer")
-    return replay.sample(windows).observations
+    return replay

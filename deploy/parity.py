@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.bundle import actuate
-from deploy.cases import Cases, case
-from deploy.original import Inputs, Original
-from deploy.probe import Iteration, Trace
+from tdmpc.deploy.bundle import actuate
+from tdmpc.deploy.cases import Cases, case
+from tdmpc.deploy.original import Inputs, Original
+from tdmpc.deploy.probe import Iteration, Trace
 from tdmpc.planner import Proposals, candidates, refit, shift, smooth
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel

@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from deploy import realtime
-from deploy.backends import Graph
-from deploy.bundle import Arrays
-from deploy.faults import ControlFault, Fault
+from tdmpc.deploy import realtime
+from tdmpc.deploy.backends import Graph
+from tdmpc.deploy.bundle import Arrays
+from tdmpc.deploy.faults import ControlFault, Fault
 
 SLACK = 0.9
 """How much of the slowest iteration so far is still believed after another one: a hiccup is forgotten in time."""
@@ -96,8 +96,8 @@ class Ahead:
         return self._running is None or self._running.done()
 
     def plan(self, decision: int, inputs: Mapping[str, np.ndarray], draw: Draw, *, until: float) -> None:
-        self._running = self._executor.submit(
-            lambda: _made(decision, self._iterations, self._planner({**inputs, **draw()}))
+        self._running = _submitted(
+            self._executor, lambda: _made(decision, self._iterations, self._planner({**inputs, **draw()}))
         )
 
     def finished(self) -> Made | None:
@@ -147,7 +147,7 @@ class Anytime:
         draws = draw()
         start = {name: value for name, value in draws.items() if name != "noise_samples"}
         job = _Job(decision, {**inputs, **start}, draws["noise_samples"], until)
-        self._running = self._executor.submit(self._work, job)
+        self._running = _submitted(self._executor, lambda: self._work(job))
         self._wait(until)
         job.abandoned = True
 
@@ -182,7 +182,7 @@ class Anytime:
 
 
 def thread(priority: int | None) -> Executor:
-    """A thread to plan in, at a real-time priority (``deploy.realtime.prioritise``)."""
+    """A thread to plan in, at a real-time priority (``tdmpc.deploy.realtime.prioritise``)."""
     return ThreadPoolExecutor(1, thread_name_prefix="planner", initializer=realtime.prioritise, initargs=(priority,))
 
 
@@ -195,6 +195,18 @@ def draw_noise(random: np.random.Generator, noise: Arrays) -> Arrays:
 
 def _made(decision: int, iterations: int, outputs: Arrays) -> Made:
     return Made(decision, iterations, outputs["action"], outputs["new_mean"], float(outputs["value"]))
+
+
+def _submitted(executor: Executor, work: Callable[[], T]) -> Future[T]:
+    """Have a thread do something.
+
+    Raises:
+        ControlFault: there is no thread any more.
+    """
+    try:
+        return executor.submit(work)
+    except RuntimeError as error:
+        raise ControlFault(Fault.PLAN, f"the planner's thread has ended: {error}") from error
 
 
 def _result(ended: Future[T]) -> T:

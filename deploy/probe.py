@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deploy import backends
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Arrays
+from tdmpc.deploy import backends
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Arrays
 
 try:
     import onnx

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from deploy.bundle import Arrays
+from tdmpc.deploy.bundle import Arrays
 
 PRODUCTS = ["Gemm", "MatMul"]
 NARROW = 16

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from deploy.bundle import BundleError
+from tdmpc.deploy.bundle import BundleError
 
 WAKING_LATENCY = Path("/dev/cpu_dma_latency")
 """Where Linux takes wishes for how soon a core is to be awake."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deploy.original import Inputs, Original
+from tdmpc.deploy.original import Inputs, Original
 from tdmpc.planner import PlanNoise
 
 

@@ -44,6 +44,15 @@ NUMBER = Leaf("a number", _finite)
 MAYBE = Leaf("a number or null", lambda value: value is None or isinstance(value, float) or _finite(value))
 PERIOD = Leaf("a positive number or null", lambda value: value is None or (_finite(value) and value > 0))
 NUMBERS = Leaf("a list of numbers", lambda value: isinstance(value, list) and bool(value) and all(map(_finite, value)))
+TEXTS = Leaf(
+    "a list of texts or nulls",
+    lambda value: isinstance(value, list) and all(each is None or isinstance(each, str) for each in value),
+)
+BOUNDS = Leaf(
+    "a list of numbers or nulls",
+    lambda value: isinstance(value, list) and all(each is None or _finite(each) for each in value),
+)
+FLAG = Leaf("true or false", lambda value: isinstance(value, bool))
 SHAPE = Leaf(
     "a list of whole numbers", lambda value: isinstance(value, list) and all(_whole(size, 0) for size in value)
 )
@@ -58,8 +67,15 @@ MANIFEST: Mapping[str, Any] = {
         "max_episode_steps": Optional(LIMIT),
         "delay": Optional(STEPS),
     },
-    "observation": [{"name": TEXT, "input": TEXT, "shape": SHAPE}],
-    "action": [{"low": NUMBERS, "high": NUMBERS}],  # one item
+    "observation": [
+        {
+            **{"name": TEXT, "input": TEXT, "shape": SHAPE},
+            **{"names": Optional(TEXTS), "units": Optional(TEXTS), "low": Optional(BOUNDS), "high": Optional(BOUNDS)},
+            "repeats": Optional(FLAG),
+        }
+    ],
+    "action": [{"low": NUMBERS, "high": NUMBERS, "names": Optional(TEXTS), "units": Optional(TEXTS)}],  # one item
+    "pose": Optional(Each(NUMBER)),
     "planner": {
         "horizon": COUNT,
         "iterations": COUNT,
@@ -79,6 +95,7 @@ MANIFEST: Mapping[str, Any] = {
         "outputs": Each(SHAPE),
         "tolerance": Optional([{"action": NUMBER, "value": NUMBER}]),
     },
+    "certificate": Optional(OBJECT),
     "files": Each({"sha256": TEXT, "bytes": STEPS}),
 }
 """Whatever else it holds is for people to read."""

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy import bundle, contract, faults
-from deploy.backends import Graph, Runtime
-from deploy.bundle import Bundle, BundleError
-from deploy.controller import Controller
+from tdmpc.deploy import bundle, contract, faults
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError
+from tdmpc.deploy.controller import Controller
 from tdmpc.envs import make_bare_env
 from tdmpc.vector_env import episode_seed
 

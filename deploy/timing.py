@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy import bundle, percentiles
-from deploy.backends import Runtime
-from deploy.controller import Controller
+from tdmpc.deploy import percentiles
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.controller import Controller
 
 ROUNDS = 5
 OWN_SHARE = 0.95
@@ -234,7 +234,7 @@ def timed_controller(
         "deadline_ms": deadline_ms,
         "pipelined": pipelined,
         "macs": controller.bundle.macs,
-        "bytes": sum(file["bytes"] for name, file in files.items() if name != bundle.GOLDEN),
+        "bytes": sum(file["bytes"] for name, file in files.items() if name.endswith(".onnx")),
         "load_s": load_s,
         "return_mean": controller.bundle.manifest["training"]["return_mean"],
         "model": controller.bundle.model_id,

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deploy import probe
-from deploy.backends import Graph, Runtime
-from deploy.bundle import COMMITTED, PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
-from deploy.contract import GoldenPlan, golden_plans
-from deploy.controller import Controller
-from deploy.original import Inputs, Original, Settings
-from deploy.parity import SCALED, Difference, Parity, difference, parity, value_scale
-from deploy.regret import Loss, Regret, loss, regret
 from tdmpc.agent import Agent
 from tdmpc.config import Linear, PlannerConfig, from_json
+from tdmpc.deploy import probe
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import COMMITTED, PLANNER, SINGLE_PRECISION, Arrays, Bundle, BundleError, read
+from tdmpc.deploy.contract import GoldenPlan, golden_plans
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.original import Inputs, Original, Settings
+from tdmpc.deploy.parity import SCALED, Difference, Parity, difference, parity, value_scale
+from tdmpc.deploy.regret import Loss, Regret, loss, regret
+from tdmpc.env_faults import DIVERGED
 from tdmpc.envs import make_bare_env
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
-from tdmpc.guard import DIVERGED
 from tdmpc.planner import PlanNoise
 from tdmpc.runs import load_agent
 from tdmpc.vector_env import episode_seed

@@ -41,8 +41,9 @@ def relinked(text: str, source: str) -> str:
 def reference(package: str) -> str:
     """The page of a package: its modules, one after the other."""
     files = sorted((ROOT / package).rglob("*.py"))
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
-    return "\n\n".join([f"# `{package}`", *(f"::: {module}" for module in modules)]) + "\n"
+    paths = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    modules = [path if path.split(".")[0] == "tdmpc" else f"tdmpc.{path}" for path in paths]
+    return "\n\n".join([f"# `{modules[0]}`", *(f"::: {module}" for module in modules)]) + "\n"
 
 
 def assemble(folder: Path) -> None:

@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from compression.config import PruneConfig, check, resolved
-from compression.importance import CRITERIA, CriterionName
-from compression.pruner import OnlinePruner
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts import ranges
-from scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
-from scripts.csv_tables import write_table
-from scripts.digits import Images, digits, mnist
-from scripts.report.comparison import gallery, tradeoff
-from scripts.report.page import page, saved
-from scripts.report.pruning import importance, losses, outcome, units, widths
 from tdmpc import runs
+from tdmpc.compression.config import PruneConfig, check, resolved
+from tdmpc.compression.importance import CRITERIA, CriterionName
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.config import ConfigError, to_json
 from tdmpc.files import write_whole
+from tdmpc.scripts import ranges
+from tdmpc.scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.digits import Images, digits, mnist
+from tdmpc.scripts.report.comparison import gallery, tradeoff
+from tdmpc.scripts.report.page import page, saved
+from tdmpc.scripts.report.pruning import importance, losses, outcome, units, widths
 
 DENSE, SCRATCH = "dense", "scratch"
 """Not pruned; and of about a pruned model's size from the start, the reference that pruning has to beat."""
@@ -46,22 +46,28 @@ class AutoencoderArgs:
     """
 
     criteria: tuple[CriterionName, ...] = tuple(CRITERIA)
+    """Criteria to compare."""
     targets: tuple[float, ...] = (0.5, 0.75, 0.9)
     """Shares of the parameters to remove."""
     seeds: tuple[int, ...] = (0,)
+    """Each trains all of them anew."""
     steps: int = 2000
     """Updates of each training."""
     batch_size: int = 128
+    """Pictures in an update."""
     learning_rate: float = 1e-3
+    """Of the optimiser."""
     shape: Shape = field(default_factory=Shape)
+    """Widths before pruning."""
     prune: PruneConfig = field(default_factory=lambda: PruneConfig(budget="parameters", min_width=2, guard=False))
-    """Target and criterion are those above; without the guard every criterion reaches every target. With observe, the
-    dense training records the scores by all criteria too."""
+    """Targets and criteria come from the options above. The guard is off, so that every criterion reaches every target.
+    With observe, the dense training also records the scores by all criteria."""
     mnist: Path | None = None
-    """Folder with MNIST's IDX files, packed (.gz) or not; never downloaded."""
+    """Folder with MNIST's IDX files, packed (.gz) or not. Nothing is downloaded."""
     run_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/autoencoder")
     """New folder for tables, pictures and report.html."""
     threads: int = 1
+    """Threads of the tensor library."""
 
 
 # Experiments -----------------------------------------------------------------------------------------------------
@@ -220,7 +226,7 @@ def _report(
     text = page(
         title="Autoencoder, pruned while it trains",
         lead=f"{'MNIST' if args.mnist else 'digits'}, {len(images.train):,} pictures, {args.steps:,} updates",
-        result=_result(table, args),
+        results={folder.name: _result(table, args)},
         pictures=pictures,
         events=events,
         step=STEP,

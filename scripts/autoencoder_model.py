@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from compression.absorb import Watch, absorbed
-from compression.groups import Axis, Groups, Keep, Slice
-from compression.prunable import Judgement
-from compression.pruner import OnlinePruner
-from compression.shrink import load_training_state, shrink, training_state
-from scripts.digits import Images
 from tdmpc.checkpoint import prefixed
+from tdmpc.compression.absorb import Watch, absorbed
+from tdmpc.compression.groups import Axis, Groups, Keep, Slice
+from tdmpc.compression.prunable import Judgement
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.shrink import load_training_state, shrink, training_state
 from tdmpc.config import ConfigError, Widths
 from tdmpc.layers import mlp
+from tdmpc.scripts.digits import Images
 
 
 @dataclass(frozen=True)

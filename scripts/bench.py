@@ -14,16 +14,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-import machine
-from scripts import ranges
-from scripts.bench_limit import counted_macs, matmul_rate, milliseconds
-from scripts.bench_pruning import PruningBench, pruned
+from tdmpc import machine
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.compression.observer import WATCHED_EVERY
 from tdmpc.config import ConfigError, Linear, Precision, TrainConfig
 from tdmpc.files import write_whole
 from tdmpc.macs import planning_macs
 from tdmpc.presets import PRESETS, preset
+from tdmpc.scripts import ranges
+from tdmpc.scripts.bench_limit import counted_macs, matmul_rate, milliseconds
+from tdmpc.scripts.bench_pruning import PruningBench, Watch, pruned
 from tdmpc.spec import Batch, EnvSpec
 
 CARTPOLE = EnvSpec(
@@ -62,20 +63,21 @@ SETTINGS: dict[str, Callable[[], TrainConfig]] = {
 
 @dataclass(frozen=True)
 class BenchArgs:
-    """Time plans and updates on synthetic data: medians of interleaved rounds, the planner at its full horizon.
+    """Time plans and updates on synthetic data, with the planner at its full horizon. Times are medians over rounds.
 
-    Beside each stands what it multiplies a second, as a share of the device's fastest large matrix product.
+    Beside each time stands its rate of multiply-adds, as a share of the device's fastest large matrix product.
     """
 
     setting: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ("reference", "default")
-    """Any of reference, default, width-256, width-128, width-48: published sizes on cartpole-swingup, the default
-    preset, or the reference with narrower hidden layers; and reference-0.75, reference-0.97, default-0.75,
-    default-0.97: with this share of a plan's multiply-adds pruned."""
+    """What to time. ``reference`` has the published sizes on cartpole-swingup, and ``default`` is the default preset.
+    width-256, width-128 and width-48 are the reference with narrower hidden layers. In reference-0.75, reference-0.97,
+    default-0.75 and default-0.97 this share of a plan's multiply-adds is pruned."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Precisions to measure."""
     compile: bool = False
-    """Compile planner and update first."""
+    """Compile the planner and the update first."""
     rounds: int = 5
     """Rounds in which the settings take turns."""
     calls: int = 5
@@ -83,7 +85,7 @@ class BenchArgs:
     device: str = "cpu"
     """Torch device, for example ``cpu`` or ``cuda``."""
     profile: Path | None = None
-    """Then look where the time goes, operator by operator and kernel by kernel, and write it to this text file."""
+    """Text file that tells where the time goes, operator by operator and kernel by kernel; none when not given."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
 
@@ -113,14 +115,20 @@ class Bench:
         self.plan_ms: list[float] = []
         self.update_ms: list[float] = []
         self.watched_ms: list[float] = []
+        self.observed_ms: list[float] = []
         self.event_ms: list[float] = []
 
     def round(self, calls: int) -> None:
         """Time some plans, as many updates without and with their gradients watched, and a pruning event."""
+        updates: dict[Watch, list[float]] = {
+            "nothing": self.update_ms,
+            "criterion": self.watched_ms,
+            "all": self.observed_ms,
+        }
         self.plan_ms += [self._time(self._plan) for _ in range(calls)]
         for _ in range(calls):
-            for watched, times in ((False, self.update_ms), (True, self.watched_ms)):
-                self.pruning.watch(watched)
+            for what, times in updates.items():
+                self.pruning.watch(what)
                 times.append(self._time(self._update))
         self.event_ms.append(self._time(self.pruning.event))
 
@@ -141,7 +149,7 @@ class Bench:
 
     def profile(self, calls: int) -> str:
         """Operators and compiled kernels of plans and of updates, by the time that each takes itself."""
-        self.pruning.watch(False)
+        self.pruning.watch("nothing")
         return "\n".join(
             f"{self.setting}, {self.agent.precision}: {calls} calls of {name}\n"
             + _profiled(call, calls, self.agent.device)
@@ -163,7 +171,11 @@ class Bench:
             "update_ms_p50": round(update, 2),
             "update_ms_p90": round(float(np.percentile(self.update_ms, 90)), 2),
             "watched_update_ms_p50": round(float(np.median(self.watched_ms)), 2),
-            "watching_share": round(float(np.median(np.divide(self.watched_ms, self.update_ms))) - 1, 4),
+            "watching_share": round(self._more(self.watched_ms), 4),
+            "observed_update_ms_p50": round(float(np.median(self.observed_ms)), 2),
+            "observing_share": round(
+                (float(np.median(np.divide(self.observed_ms, self.update_ms))) - 1) / WATCHED_EVERY, 4
+            ),
             "event_ms_p50": round(float(np.median(self.event_ms)), 1),
             "decisions_per_s": round(1000 / (plan + update), 2),
             "planning_macs": macs,
@@ -175,6 +187,10 @@ class Bench:
             "horizon": self.config.planner.horizon,
             "batch_size": self.config.batch_size,
         }
+
+    def _more(self, watched_ms: list[float]) -> float:
+        """What a watched update takes more than the bare one before it, as a share: the median."""
+        return float(np.median(np.divide(watched_ms, self.update_ms))) - 1
 
 
 def _profiled(call: Callable[[], None], calls: int, device: torch.device) -> str:
@@ -249,6 +265,7 @@ def _show(rows: list[dict[str, Any]], conditions: dict[str, Any]) -> None:
         "plan ms": "plan_ms_p50",
         "update ms": "update_ms_p50",
         "watched": "watched_update_ms_p50",
+        "all criteria": "observing_share",
         "event ms": "event_ms_p50",
         "plan of matmul": "plan_share_of_matmul",
         "update of matmul": "update_share_of_matmul",

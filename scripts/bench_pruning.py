@@ -2,22 +2,26 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
-from compression.allocation import allocate
-from compression.config import PruneConfig, resolved
-from compression.pruner import OnlinePruner
-from compression.tdmpc_agent.agent import PrunableAgent
-from compression.tdmpc_agent.groups import agent_groups, with_widths
-from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.agent import Agent
+from tdmpc.compression.allocation import allocate
+from tdmpc.compression.config import PruneConfig, resolved
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.groups import agent_groups, with_widths
+from tdmpc.compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.config import ReplayConfig, TrainConfig
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
 
+Watch = Literal["nothing", "criterion", "all"]
 TRANSITIONS = 2_000
 """In the replay that events are judged on."""
 
@@ -44,14 +48,21 @@ class PruningBench:
         self.replay = synthetic_replay(agent)
         self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), first_update=0, length=1000)
         self.unwatched = agent.watch
-        self.hooks = AgentPruner(self.settings, agent.config.model, Path())  # writes nothing: no step is ever told
-        self.hooks.attach(agent)
-        self.watched = agent.watch
-        self.watch(False)
+        # Both write nothing: no step is ever told.
+        self.hooks = AgentPruner(self.settings, agent.config.model, Path())
+        self.observing = AgentPruner(
+            dataclasses.replace(self.settings, target=0.0, observe=True), agent.config.model, Path()
+        )
+        self.watched, self.observed = (_attached(hooks, agent) for hooks in (self.hooks, self.observing))
+        self.watch("nothing")
 
-    def watch(self, watched: bool) -> None:
-        """Have the next updates watched, or not."""
-        self.agent.watch = self.watched if watched else self.unwatched
+    def watch(self, what: Watch) -> None:
+        """Have the next update watched for what a run prunes by, for all criteria, or not at all.
+
+        All criteria look at every ``WATCHED_EVERY``-th update only; the next one is one of these.
+        """
+        self.agent.watch = {"nothing": self.unwatched, "criterion": self.watched, "all": self.observed}[what]
+        self.observing.pruner.updates = 0
 
     def event(self) -> None:
         """The second of four events on the way to a half, from scores to record; its agent is dropped again."""
@@ -62,6 +73,11 @@ class PruningBench:
             chosen = pruner.advance(prunable, step=200)
         if chosen is not prunable:
             chosen.agent()
+
+
+def _attached(hooks: AgentPruner, agent: Agent) -> Callable[[Mapping[str, nn.Parameter]], None]:
+    hooks.attach(agent)
+    return agent.watch
 
 
 def synthetic_replay(agent: Agent) -> Replay:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.collect_pruning import events, importance
-from scripts.csv_tables import read_table
-from scripts.suite_entries import Entry, entries, mean, read_json, reading, training_rows
 from tdmpc import runs
+from tdmpc.scripts.collect_pruning import events, importance
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.suite_entries import Entry, entries, mean, read_json, reading, training_rows
 
 RUNS, CURVES, EVENTS, IMPORTANCE, LATENCY = (
     f"{name}.csv" for name in ("runs", "curves", "events", "importance", "latency")

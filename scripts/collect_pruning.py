@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from compression import records
-from scripts.estimates import correlation
-from scripts.suite_entries import Entry, mean, reading, training_rows
+from tdmpc.compression import records
+from tdmpc.scripts.estimates import correlation
+from tdmpc.scripts.suite_entries import Entry, mean, reading, training_rows
 
 EPISODES = 3
 """Training episodes before an event, and after it, over which returns are averaged."""

@@ -10,8 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("tables need pandas: pip install 'tdmpc[train]'") from error
 
-from scripts.errors import ResultsError
 from tdmpc.files import write_whole
+from tdmpc.scripts.errors import ResultsError
 
 
 def read_table(path: Path, *needed: str, numbers: Sequence[str] = ()) -> pd.DataFrame:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import tyro
 
-from scripts import export, latency, ranges, report, train, validate
-from scripts.evaluate import show
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.runs import RunError
+from tdmpc.scripts import export, latency, ranges, report, train, validate
+from tdmpc.scripts.evaluate import show
+from tdmpc.scripts.report.command import TIMES
 
 log = logging.getLogger("tdmpc")
 
@@ -28,13 +29,14 @@ TARGET = 0.75
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Train on cartpole-swingup, once pruned on the way and once as it is; export, check and time both."""
+    """Train two agents on cartpole-swingup, and prune one of them while it trains. Export, check and time both."""
 
     run_dir: Path = Path("runs/demo")
-    """New folder for the pruned run; the dense one's has the same name with ``-dense`` behind it."""
+    """New folder for the pruned run. The folder of the dense run has the same name with ``-dense`` behind it."""
     seed: int = 0
+    """Of both trainings."""
     threads: int = 0
-    """Threads of the tensor library for each of the two; half of the cores when 0."""
+    """Threads of the tensor library for each of the two trainings; 0 for half of the cores."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     with _beside(["train", *options, str(dense)], log_file=dense.with_name(f"{dense.name}.log")):
         train.main([*options, str(folder), "--prune.target", str(TARGET)])
     status = _deploy([folder, dense])
-    report.main([str(folder)])
+    report.main([str(folder), "--dense", str(dense)])
     for run in (folder, dense):
         show(json.loads((run / runs.SUMMARY).read_text()), title=str(run))
     return status
@@ -63,7 +65,7 @@ def _beside(command: Sequence[str], *, log_file: Path) -> Iterator[None]:
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "scripts.main", *command], stdout=output, stderr=output)
+        process = subprocess.Popen([sys.executable, "-m", "tdmpc.scripts.main", *command], stdout=output, stderr=output)
     log.info("beside this: tdmpc %s (%s)", " ".join(command), log_file)
     try:
         yield
@@ -80,5 +82,6 @@ def _deploy(folders: Sequence[Path]) -> int:
     for folder, bundle in zip(folders, bundles, strict=True):
         export.main([str(folder), "--out", str(bundle)])
     status = max(validate.main([str(bundle), "--episodes", "3"]) for bundle in bundles)
-    latency.main([*map(str, bundles), "--torch", *map(str, folders), "--calls", "200", "--seconds", "2"])
+    quick = ["--calls", "200", "--seconds", "2", "--out", str(folders[0] / TIMES)]
+    latency.main([*map(str, bundles), "--torch", *map(str, folders), *quick])
     return status

@@ -11,7 +11,7 @@ from tdmpc.env_names import UnsupportedEnvironment, available
 
 @dataclass(frozen=True)
 class EnvsArgs:
-    """List environments by id, with the short name where there is one."""
+    """List environments by id, each with its short name if it has one."""
 
     pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = ""
     """Part of a name, or a glob such as ``*walker*``."""

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from deploy.bundle import BundleError
+from tdmpc.deploy.bundle import BundleError
 
 
 class ResultsError(ValueError):
@@ -12,13 +12,13 @@ class ResultsError(ValueError):
 EXPECTED: tuple[type[Exception], ...] = (BundleError, ResultsError)
 
 if find_spec("torch") is not None:  # on a robot there is only ``deploy``
-    from compression.config import PruneError
-    from compression.records import RecordError
     from tdmpc.agent import NonFiniteError
     from tdmpc.checkpoint import CheckpointError
+    from tdmpc.compression.config import PruneError
+    from tdmpc.compression.records import RecordError
     from tdmpc.config import ConfigError
+    from tdmpc.env_faults import EnvironmentFault
     from tdmpc.env_names import UnsupportedEnvironment
-    from tdmpc.guard import EnvironmentFault
     from tdmpc.metrics import MetricsError
     from tdmpc.runs import RunError
 

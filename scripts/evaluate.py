@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from scripts import ranges
-from tdmpc import runs
+from tdmpc import evaluation, runs
+from tdmpc.agent import Agent
 from tdmpc.config import ConfigError
 from tdmpc.config_checks import check, check_delay
-from tdmpc.evaluation import EVALUATION_STREAM, evaluate, frame_rate
+from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, Policy
 from tdmpc.runs import load_agent
-from tdmpc.video import write_video
+from tdmpc.scripts import ranges
+from tdmpc.scripts.film import write_film
 
 BUDGET = ("samples", "iterations", "elites", "horizon")
 
@@ -29,29 +30,32 @@ class EvaluateArgs:
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     episodes: int = 10
+    """Episodes to play."""
     policy: Literal["planner", "prior"] = "planner"
-    """``planner`` plans every action, and tells what the policy network alone returns beside it, on the same episodes;
-    ``prior`` plays with the policy network alone."""
+    """``planner`` plans every action. It also plays the same episodes with the policy network alone. ``prior`` plays
+    only with the policy network."""
     seed: int | None = None
-    """Of episodes and planner noise; the run's evaluation seed when not given."""
+    """Seed of episodes and planner noise; the run's evaluation seed when not given."""
     delay: tuple[int, ...] | None = None
-    """Decisions after which an action is applied, or the least and the largest; the run's own when not given."""
+    """Decisions after which an action is applied, or the least and the largest delay; the run's own when not given."""
     samples: int | None = None
-    """Plans sampled in an iteration, and below: the planner's settings for this evaluation; the run's own when not
-    given."""
+    """Plans sampled in an iteration. This setting of the planner and those below are the run's own when not given."""
     iterations: int | None = None
+    """Rounds of sampling and choosing."""
     elites: int | None = None
+    """Best plans of an iteration."""
     horizon: int | None = None
     """Decisions in a plan, at most."""
     video: bool = False
-    """Film the first episode into the run folder."""
+    """Film the first episode into the run folder, behind two seconds of the untrained agent."""
     json: bool = False
     """Print one JSON object instead of a table."""
     device: str = "cpu"
+    """Torch device, for example ``cpu`` or ``cuda``."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
-    """The run's own when not given."""
+    """Precision of the matrix products; the run's own when not given."""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,18 +64,13 @@ def main(arguments: list[str]) -> int:
     ranges.check(args, ConfigError, positive=["episodes", *BUDGET], not_negative=["seed", "threads"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    given = _given(args, "delay", "precision")
-    agent, meta = load_agent(args.run, planner=_given(args, *BUDGET), device=args.device, compile=False, **given)
-    check(agent.config)
-    check_delay(agent.config, agent.spec)
-    seed = agent.config.seed + EVALUATION_STREAM if args.seed is None else args.seed
-    result = evaluate(
-        agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy=args.policy, record=args.video
-    )
+    agent, meta = _opened(args.run, **_given(args, "delay", "precision", "device", *BUDGET))
+    play = {"episodes": args.episodes, "seed": args.seed}
+    result = _played(agent, meta, **play, policy=args.policy, record=args.video)
     dense = runs.config(args.run).model
     summary = {**runs.summary(agent, result, meta=meta, dense=dense), "policy": args.policy}
     if args.policy == "planner":
-        alone = evaluate(agent, step=meta["agent_steps"], episodes=args.episodes, seed=seed, policy="prior")
+        alone = _played(agent, meta, **play, policy="prior")
         summary["prior_return_mean"], summary["prior_return_std"] = alone.return_mean, alone.return_std
     film = args.run / runs.VIDEO
     if result.frames:
@@ -81,8 +80,54 @@ def main(arguments: list[str]) -> int:
     else:
         show(summary, title=str(args.run))
     if result.frames:
-        write_video(film, result.frames, frame_rate(agent.spec))
+        write_film(film, result, runs.config(args.run), agent.spec)
     return 0
+
+
+def evaluate(
+    run: Path | str,
+    *,
+    episodes: int = 10,
+    policy: Policy = "planner",
+    seed: int | None = None,
+    record: bool = False,
+    **settings: Any,
+) -> Evaluation:
+    """Play whole episodes with the agent of a run, without exploration; what ``tdmpc evaluate`` does.
+
+    Args:
+        run: a run folder.
+        episodes: how many.
+        policy: plan, or take the policy's action.
+        seed: of episodes and planner noise; the run's evaluation seed when not given.
+        record: keep pictures of the first episode.
+        settings: ``samples``, ``iterations``, ``elites`` and ``horizon`` of the planner, ``delay``, ``precision``,
+            ``device``; the run's own where not given.
+
+    Raises:
+        CheckpointError: there is no run.
+        ConfigError: a setting does not exist, or cannot have its value.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be positive, got {episodes}")
+    agent, meta = _opened(Path(run), **settings)
+    return _played(agent, meta, episodes=episodes, policy=policy, seed=seed, record=record)
+
+
+def _opened(run: Path, **settings: Any) -> tuple[Agent, dict[str, Any]]:
+    known = ("delay", "precision", "device", *BUDGET)
+    if foreign := sorted(settings.keys() - set(known)):
+        raise ConfigError(f"there is no setting {foreign[0]} of an evaluation: there are {', '.join(known)}")
+    budget = {name: settings.pop(name) for name in BUDGET if name in settings}
+    agent, meta = load_agent(run, planner=budget, compile=False, **{"device": "cpu", **settings})
+    check(agent.config)
+    check_delay(agent.config, agent.spec)
+    return agent, meta
+
+
+def _played(agent: Agent, meta: dict[str, Any], *, seed: int | None, **settings: Any) -> Evaluation:
+    seed = agent.config.seed + EVALUATION_STREAM if seed is None else seed
+    return evaluation.evaluate(agent, step=meta["agent_steps"], seed=seed, **settings)
 
 
 def _given(args: EvaluateArgs, *names: str) -> dict[str, Any]:

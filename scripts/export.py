@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.export import export
-from deploy.original import ExportConfig
-from scripts import ranges
 from tdmpc.config import ConfigError
+from tdmpc.config_checks import overridden
+from tdmpc.deploy import export as bundles
+from tdmpc.deploy.original import ExportConfig
+from tdmpc.scripts import ranges
 
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a controller bundle: the planner as ONNX graphs, compared with the agent, and a manifest."""
+    """Write a controller bundle: the planner as ONNX graphs, and a manifest. Compare the graphs with the agent."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
@@ -29,9 +30,32 @@ class ExportArgs:
 def main(arguments: list[str]) -> int:
     """Parse, export, tell what was compared."""
     args = tyro.cli(ExportArgs, args=arguments, prog="tdmpc export")
-    ranges.check(args.config, ConfigError, positive=["opset"], not_negative=["seed"])
-    _show(export(args.run, args.out, args.config), args.out)
+    _show(_exported(args.run, args.out, args.config), args.out)
     return 0
+
+
+def export(run: Path | str, out: Path | str, **settings: Any) -> Path:
+    """Write a controller bundle of a run, compared with its agent; what ``tdmpc export`` does.
+
+    Args:
+        run: a run folder.
+        out: new folder for the bundle.
+        settings: of ``ExportConfig``, by name: ``delay=1``, ``precision="int8"``.
+
+    Returns:
+        the bundle's folder.
+
+    Raises:
+        ConfigError: a setting does not exist, or cannot have its value.
+        BundleError: the folder is not empty, or the graphs do not plan as the agent.
+    """
+    _exported(Path(run), Path(out), overridden(ExportConfig(), settings))
+    return Path(out)
+
+
+def _exported(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
+    ranges.check(config, ConfigError, positive=["opset"], not_negative=["seed"])
+    return bundles.export(run, out, config)
 
 
 def _show(manifest: dict[str, Any], out: Path) -> None:

@@ -5,18 +5,17 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from scripts.train_args import CHANGEABLE, TrainArgs, started_with, with_pruning
 from tdmpc import checkpoint, runs
 from tdmpc.checkpoint import CheckpointError
 from tdmpc.config import ModelConfig, from_json, to_json
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.train_args import CHANGEABLE, TrainArgs, started_with, with_pruning
 from tdmpc.trainer import Interrupted
 
 log = logging.getLogger("tdmpc")
 
-GoOn = Callable[[TrainArgs, Path], dict[str, Any]]
+GoOn = Callable[[TrainArgs, Path], Path]
 """Train a run to its end, from its last checkpoint."""
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-import machine
-from deploy import realtime
-from deploy.backends import BackendName, Runtime
-from deploy.bundle import BundleError
-from deploy.timing import Row, Timed, periodic, remarks, row, single_stream, timed_controller
-from scripts import ranges
+from tdmpc import machine
+from tdmpc.deploy import realtime
+from tdmpc.deploy.backends import BackendName, Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.timing import Row, Timed, periodic, remarks, row, single_stream, timed_controller
+from tdmpc.scripts import ranges
 
 Precision = Literal["float32", "bfloat16"]
 TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, ms"}
@@ -29,41 +29,45 @@ class LatencyArgs:
     """Time controllers: call after call, and at a control period with absolute deadlines."""
 
     bundles: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR...")] = ()
-    """Controller bundles; they take turns in rounds."""
+    """Controller bundles. They take turns in rounds."""
     torch: tuple[Path, ...] = ()
-    """Runs whose agents take part, in PyTorch."""
+    """Runs whose agents are timed too, in PyTorch."""
     torch_horizon: int | None = None
-    """Decisions that they plan ahead; their full horizon when not given."""
+    """Decisions that the agents in PyTorch plan ahead; their full horizon when not given."""
     torch_precision: Precision | None = None
-    """Theirs in training when not given."""
+    """Precision of the agents in PyTorch; that of their training when not given."""
     backend: tuple[BackendName, ...] = ("onnxruntime",)
-    """Each bundle with each of them."""
+    """Runtimes. Each bundle is timed with each of them."""
     precision: Literal["float32", "auto"] = "float32"
-    """``auto``: bfloat16 where backend and processor have it."""
+    """``auto`` takes bfloat16 where the backend and the processor have it."""
     threads: int = 1
+    """Threads of the runtime."""
     cores: tuple[int, ...] = ()
-    """Cores to stay on."""
+    """Cores to which the threads are pinned; none when not given."""
     spinning: bool = False
-    """Let ONNX Runtime's threads wait busily."""
+    """Let ONNX Runtime's threads spin while they wait."""
     priority: int | None = None
-    """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
+    """Real-time priority, 2 to 99 (on Linux, with the right to set it)."""
     awake: bool = False
-    """Keep the cores out of idle states (Linux; needs the right to it)."""
+    """Keep the cores out of idle states (on Linux, with the right to do so)."""
     calls: int = 1000
-    """Calls of each, at least."""
+    """Least number of calls of each controller."""
     seconds: float = 10.0
-    """Time spent on each, at least."""
+    """Least time spent on each controller."""
     period_ms: float | None = None
-    """Decide at this period too."""
+    """Also time decisions at this control period."""
     periods: int = 3000
+    """Decisions at the period."""
     deadline_ms: float | None = None
-    """Have the controllers answer within this time, with as many planner iterations as fit."""
+    """Make the controllers answer within this time, with as many planner iterations as fit."""
     pipelined: bool = False
-    """Have the controllers of bundles for a delay answer at once, and plan in a thread; only at a period."""
+    """Make the controllers answer at once and plan in a thread. This needs ``--period-ms`` and bundles with a delay."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
+    out: Path | None = None
+    """File to write the same list into; ``tdmpc report`` shows RUN/latency.json."""
     plot: Path | None = None
-    """Figure to write: distributions, and return against the 99th percentile."""
+    """File for a figure of the distributions, and of the return against the 99th percentile."""
 
 
 def main(arguments: list[str]) -> int:
@@ -79,12 +83,14 @@ def main(arguments: list[str]) -> int:
         samples += [times for _, times in measured]
     for each, remark in zip(rows, remarks(rows), strict=True):
         each["remark"] = remark
+    if args.out is not None:
+        args.out.write_text(json.dumps(rows, indent=1))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
         _show(rows)
     if args.plot is not None:
-        from scripts.report.latency import draw
+        from tdmpc.scripts.report.latency import draw
 
         draw(rows, samples, args.plot)
     return 0
@@ -138,7 +144,7 @@ def _subjects(args: LatencyArgs) -> Iterator[Timed]:
 
 def _timed_agent(run: Path, args: LatencyArgs) -> Timed:
     """The agent of a run; PyTorch is imported only here."""
-    from scripts.latency_torch import timed_agent
+    from tdmpc.scripts.latency_torch import timed_agent
 
     return timed_agent(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from deploy.timing import Timed
 from tdmpc.actor import Actor
 from tdmpc.config import Linear, Precision
+from tdmpc.deploy.timing import Timed
 from tdmpc.macs import planning_macs
 from tdmpc.runs import load_agent
 

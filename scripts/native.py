@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-import deploy
-from deploy.bundle import BundleError, read
-from deploy.timing import Row, Times, row
-from scripts import ranges
+from tdmpc import deploy
+from tdmpc.deploy.bundle import BundleError, read
+from tdmpc.deploy.timing import Row, Times, row
+from tdmpc.scripts import ranges
 
 SOURCES = Path(deploy.__file__).parent / "native"
 PROGRAM = "tdmpc_controller"
@@ -23,45 +23,49 @@ PROGRAM = "tdmpc_controller"
 
 @dataclass(frozen=True)
 class Build:
-    """Compile it against the OpenVINO and the nlohmann-json that are installed: their wheels have what it takes."""
+    """Compile the C++ controller against the installed wheels of OpenVINO and nlohmann-json."""
 
     build_dir: Path = Path("build/native")
+    """Where the program is built."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Check a bundle's golden plans and time its decisions as ``tdmpc latency`` does; prints JSON."""
+    """Check a bundle's golden plans and time its decisions as ``tdmpc latency`` does. Print JSON."""
 
     bundle: Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
     build_dir: Path = Path("build/native")
+    """Where the program is built."""
     check: bool = False
-    """Only check the golden plans."""
+    """Check the golden plans and time nothing."""
     threads: int = 1
+    """Threads of OpenVINO."""
     precision: Literal["float32", "auto"] = "float32"
-    """``auto``: bfloat16 where the processor has it."""
+    """``auto`` takes bfloat16 where the processor has it."""
     cores: tuple[int, ...] = ()
-    """Cores to stay on."""
+    """Cores to which the threads are pinned; none when not given."""
     priority: int | None = None
-    """Real-time priority, 2 to 99 (Linux; needs the right to it)."""
+    """Real-time priority, 2 to 99 (on Linux, with the right to set it)."""
     awake: bool = False
-    """Keep the cores out of idle states (Linux; needs the right to it)."""
+    """Keep the cores out of idle states (on Linux, with the right to do so)."""
     calls: int = 1000
-    """Timed decisions, at least."""
+    """Least number of timed decisions."""
     seconds: float = 10.0
-    """Time spent on them, at least."""
+    """Least time spent on them."""
     period_ms: float = 0.0
-    """Decide at this period too."""
+    """Also time decisions at this control period; not when 0."""
     periods: int = 3000
+    """Decisions at the period."""
     pipelined: bool = False
-    """Answer at once, and plan in a thread; only at a period, and of a bundle for a delay."""
+    """Answer at once and plan in a thread. This needs ``--period-ms`` and a bundle with a delay."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Print the rows of ``tdmpc latency`` for what the program measured on a board without Python."""
+    """Print the rows of ``tdmpc latency`` for measurements of the C++ controller on a board without Python."""
 
     samples: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """What the program printed there."""
+    """What the controller printed on the board."""
 
 
 def main(arguments: list[str]) -> int:

@@ -8,22 +8,23 @@ import pandas as pd
 import tyro
 from tyro.conf import Positional
 
-from scripts.report.training import PUBLISHED, learning_curve
 from tdmpc import runs
 from tdmpc.env_names import resolve
+from tdmpc.scripts.report.training import PUBLISHED, learning_curve
 
 
 @dataclass(frozen=True)
 class PlotArgs:
-    """Draw the learning curves of runs, beside the published one where there is one."""
+    """Draw the learning curves of runs, beside the published curve where there is one."""
 
     curves: Positional[tuple[Path, ...]]
     """Run folders, or learning_curve.csv tables."""
     out: Path = Path("curves.png")
-    """Figure to write."""
+    """File for the figure."""
     env: str = ""
     """Draw the published curve of this environment."""
     title: str = ""
+    """Title of the figure."""
 
 
 def main(arguments: list[str]) -> int:

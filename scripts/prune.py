@@ -5,17 +5,18 @@ import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from compression.config import PruneConfig, PruneError
-from scripts.evaluate import show
-from scripts.ladder import climb, pruned_on, start_from
-from scripts.train import go_on
-from scripts.train_args import TrackArgs, TrainArgs
 from tdmpc import runs
+from tdmpc.compression.config import PruneConfig, PruneError
+from tdmpc.config_checks import overridden
+from tdmpc.scripts.evaluate import show
+from tdmpc.scripts.ladder import climb, pruned_on, start_from
+from tdmpc.scripts.train import go_on
+from tdmpc.scripts.train_args import TrackArgs, TrainArgs
 
 TARGET = 0.75
 """Share of the budget that goes when neither a target nor a ladder is given."""
@@ -23,7 +24,7 @@ TARGET = 0.75
 
 @dataclass(frozen=True)
 class PruneArgs:
-    """Prune a finished run while it trains on; the run itself stays as it is. Steps count from the run's start."""
+    """Prune a finished run while it trains on. The run itself stays as it is. Steps count from the run's start."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
@@ -40,10 +41,40 @@ class PruneArgs:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, copy the run, go on with the copy."""
+    """Parse, prune, show what came out."""
     args = tyro.cli(
         PruneArgs, args=arguments, default=PruneArgs(Path(), PruneConfig(target=TARGET)), prog="tdmpc prune"
     )
+    for folder in _folders(args, again=shlex.join(["tdmpc", "prune", *arguments])):
+        show(json.loads((folder / runs.SUMMARY).read_text()), title=str(folder))
+    return 0
+
+
+def prune(run: Path | str, **settings: Any) -> Path:
+    """Prune a finished run while it trains on; what ``tdmpc prune`` does.
+
+    Args:
+        run: a run folder; it stays as it is.
+        settings: of ``PruneConfig``, by name, as ``target=0.9``; and ``finetune_steps``, ``run_dir``, ``threads``,
+            ``video``, ``track``.
+
+    Returns:
+        the folder of the new run; of the last rung where there is a ladder.
+
+    Raises:
+        ConfigError: a setting does not exist, or cannot have its value.
+        PruneError: such pruning cannot be.
+        CheckpointError: there is no finished run.
+    """
+    rest = {field.name for field in dataclasses.fields(PruneArgs)}
+    pruning = {name: value for name, value in settings.items() if name not in rest}
+    own = {name: value for name, value in settings.items() if name in rest}
+    args = overridden(PruneArgs(Path(run), overridden(PruneConfig(target=TARGET), pruning)), own)
+    return _folders(args, again="the same call of tdmpc.prune")[-1]
+
+
+def _folders(args: PruneArgs, *, again: str) -> list[Path]:
+    """Check, prune, once or rung by rung; the new runs."""
     if args.finetune_steps < 1:
         raise PruneError(f"--finetune-steps must be positive, got {args.finetune_steps}")
     config = runs.config(args.run)
@@ -51,12 +82,9 @@ def main(arguments: list[str]) -> int:
     config = dataclasses.replace(config, threads=threads)
     train = TrainArgs(config, prune=args.prune, video=args.video, track=args.track)
     try:
-        folders = _ladder(args, train, arguments) if args.prune.ladder else [_pruned(args, train)]
+        return _ladder(args, train, again) if args.prune.ladder else [_pruned(args, train)]
     except PruneError as error:
         raise PruneError(str(error).replace("--prune.", "--")) from error  # here they are this command's own
-    for folder in folders:
-        show(json.loads((folder / runs.SUMMARY).read_text()), title=str(folder))
-    return 0
 
 
 def _pruned(args: PruneArgs, train: TrainArgs) -> Path:
@@ -71,11 +99,10 @@ def _pruned(args: PruneArgs, train: TrainArgs) -> Path:
     return folder
 
 
-def _ladder(args: PruneArgs, train: TrainArgs, arguments: list[str]) -> list[Path]:
+def _ladder(args: PruneArgs, train: TrainArgs, again: str) -> list[Path]:
     """The run pruned rung by rung."""
     if args.prune.target == TARGET:  # nobody asked for another one, which is refused beside a ladder
         train = dataclasses.replace(train, prune=dataclasses.replace(args.prune, target=0.0))
     pruned_on(args.run, train, steps=args.finetune_steps)  # what is wrong with the ladder is told at once
-    again = shlex.join(["tdmpc", "prune", *arguments])
     name = args.run_dir or args.run
     return climb(args.run, train, steps=args.finetune_steps, name=name, go_on=go_on, again=again)

@@ -7,21 +7,21 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from scripts.collect import collect
-from scripts.csv_tables import write_table
-from scripts.errors import ResultsError
+from tdmpc.scripts.collect import collect
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.errors import ResultsError
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Make small CSV tables of what the runs of a suite left; those that are there for this suite are replaced."""
+    """Make small CSV tables from the runs of a suite. They replace the earlier tables of this suite."""
 
     suite: Annotated[Positional[Path], tyro.conf.arg(metavar="SUITE")]
     """Folder of the suite: runs/suites/NAME."""
     out: Path | None = None
     """Folder of the tables; results/NAME when not given."""
     revision: str = ""
-    """Commit of the program that made the runs, for those that were not started from a checkout."""
+    """Commit of the program that made the runs. Only runs that were not started from a checkout need it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Render:
     """Fill the blocks of README.md, results/README.md and docs/*.md, and draw their figures, from results/."""
 
     check: bool = False
-    """Write nothing; name what is not up to date, and exit 1 where something is not."""
+    """Write nothing. Name what is not up to date, and exit with 1 if there is anything."""
     root: Path = Path()
     """The checkout."""
 
@@ -56,7 +56,7 @@ def _collect(args: Collect) -> int:
 
 def _render(args: Render) -> int:
     try:
-        from scripts.experiments.render import render
+        from tdmpc.scripts.experiments.render import render
     except ModuleNotFoundError as error:  # a wheel has no experiments
         raise ResultsError("tdmpc results render works in a checkout of the project, with its pages") from error
     stale = render(args.root, write=not args.check)

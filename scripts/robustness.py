@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from scripts import ranges
-from scripts.report.style import colours, legend, panels, save, styled
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, PerturbConfig
 from tdmpc.config_checks import check_delay
@@ -23,6 +21,8 @@ from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole
 from tdmpc.runs import load_agent
+from tdmpc.scripts import ranges
+from tdmpc.scripts.report.style import colours, legend, panels, save, styled
 
 log = logging.getLogger("tdmpc")
 
@@ -68,19 +68,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RobustnessArgs:
-    """Play agents of one environment under each perturbation at several strengths, all on the same episodes."""
+    """Play agents of one environment under each perturbation at several strengths. All play the same episodes."""
 
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
     """Run folders."""
     only: tuple[Perturbation, ...] = ()
     """Perturbations to play; all that the environment can have when not given."""
     episodes: int = 10
-    """Of each agent at each strength."""
+    """Episodes of each agent at each strength."""
     seed: int = EVALUATION_STREAM
-    """Of episodes, perturbations and planner noise, the same for all agents."""
+    """Seed of episodes, perturbations and planner noise. It is the same for all agents."""
     out: Path = Path("robustness")
-    """Table and figure to write, without their endings: robustness.csv and robustness.png."""
+    """Name of the table and the figure, without .csv and .png."""
     device: str = "cpu"
+    """Torch device."""
     threads: int = 0
     """Threads of the tensor library; 0 for all cores."""
 

@@ -14,15 +14,15 @@ from rich.table import Column, Table
 from torch import nn
 from tyro.conf import Positional
 
-from compression.error_bounds import Probe, Stage, assess, carry
-from compression.tdmpc_agent.networks import run_all
-from scripts import ranges
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
+from tdmpc.compression.error_bounds import Probe, Stage, assess, carry
+from tdmpc.compression.tdmpc_agent.networks import run_all
 from tdmpc.config import ConfigError
 from tdmpc.replay import Replay
 from tdmpc.runs import load_agent
+from tdmpc.scripts import ranges
 from tdmpc.spec import Batch
 from tdmpc.world_model import WorldModel
 
@@ -34,22 +34,22 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SparsityArgs:
-    """How compressible each layer is (PQ index, soft sparsity), and how many weights a tolerance asks for.
+    """Measure how compressible each layer is (PQ index, soft sparsity), and how many weights a tolerance needs.
 
-    The bounds hold for inputs no larger than those seen on replayed windows of the run: observations, the latents that
-    the dynamics predict from them, actions taken and the policy's.
+    The bounds hold for inputs no larger than those on replayed windows of the run. These inputs are observations, the
+    latents that the dynamics predict from them, the actions taken, and the policy's actions.
     """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     tolerance: float = 0.1
-    """How far any output of a linear layer may be off, in that layer's own units."""
+    """Largest error of any output of a linear layer, in that layer's own units."""
     pq: tuple[float, float] = (0.5, 1.0)
-    """p and q of the PQ index; the other published pair is 1 2."""
+    """p and q of the PQ index. The other published pair is 1 2."""
     soft_q: float = 0.5
     """q of the soft sparsity, between 0 and 1."""
     windows: int = 2048
-    """Replayed windows."""
+    """Number of replayed windows."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -88,7 +88,12 @@ def _check(args: SparsityArgs) -> None:
 
 
 def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
-    """Windows from the replay of a run, drawn as an update draws them.
+    """Windows from the replay of a run, drawn as an update draws them; raises as ``replay_of``."""
+    return replay_of(folder, agent).sample(windows)
+
+
+def replay_of(folder: Path, agent: Agent) -> Replay:
+    """The replay of a run.
 
     Raises:
         RunError: the run has not yet stored a whole window.
@@ -105,7 +110,7 @@ def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
     replay.load_state({name: tensor.numpy() for name, tensor in saved.items()})
     if not replay.windows:
         raise runs.RunError(f"{folder} has nothing to replay yet: go on with it by: tdmpc train --resume {folder}")
-    return replay.sample(windows)
+    return replay
 
 
 @torch.no_grad()

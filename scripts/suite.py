@@ -21,13 +21,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from scripts import ranges
-from scripts.csv_tables import read_table, write_table
-from scripts.suite_spec import Run, Suite, read, runs_of
-from scripts.suite_worker import carry_out, log_of, tail
 from tdmpc import runs
 from tdmpc.config import ConfigError
 from tdmpc.files import going_on
+from tdmpc.scripts import ranges
+from tdmpc.scripts.csv_tables import read_table, write_table
+from tdmpc.scripts.suite_spec import Run, Suite, read, runs_of
+from tdmpc.scripts.suite_worker import carry_out, log_of, tail
 
 log = logging.getLogger("tdmpc")
 
@@ -38,20 +38,20 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class SuiteArgs:
-    """Run every task x method x seed of a suite: finished runs are skipped, one that fails stops no other."""
+    """Run every task x method x seed of a suite. Finished runs are skipped, and a run that fails stops no other."""
 
     spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]
-    """TOML file; scripts/suite_spec.py tells what is in it."""
+    """TOML file; scripts/suite_spec.py says what it holds."""
     address: str | None = None
-    """A Ray cluster, for example ``auto`` or ``ray://host:10001``; its machines share this file system. Processes of
-    this machine when not given."""
+    """A Ray cluster, for example ``auto`` or ``ray://host:10001``. Its machines must share this file system. Processes
+    of this machine do the work when not given."""
     workers: int = 0
-    """Runs at a time on this machine; 0 for as many as its cores allow."""
+    """Number of runs at a time on this machine; 0 for as many as its cores allow."""
     only: tuple[str, ...] = ()
-    """Runs whose names fit one of these patterns, as in a shell: 'cartpole-swingup/dense-[0-9]' ('dense-*' would be
-    dense-later-0, too); every run when not given."""
+    """Only runs whose names fit one of these shell patterns, for example 'cartpole-swingup/dense-[0-9]'; every run when
+    not given. The pattern 'cartpole-swingup/dense-*' also fits dense-later-0."""
     resume: bool = False
-    """Go on with a suite that was started: finished runs are skipped, others go on from their checkpoints."""
+    """Go on with a suite that was started. Finished runs are skipped, and others go on from their checkpoints."""
 
 
 @dataclass
@@ -141,7 +141,7 @@ def _failed(summary: Path) -> set[str]:
 @contextlib.contextmanager
 def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
     ray = _ray()
-    from scripts.main import LARGE_PAGES
+    from tdmpc.scripts.main import LARGE_PAGES
 
     settings = {
         "GLIBC_TUNABLES": LARGE_PAGES,

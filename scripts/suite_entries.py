@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from scripts.csv_tables import read_table
-from scripts.errors import ResultsError
-from scripts.suite import SUMMARY
 from tdmpc import runs
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.errors import ResultsError
+from tdmpc.scripts.suite import SUMMARY
 
 
 @dataclass(frozen=True)

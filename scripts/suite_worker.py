@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from scripts.suite_spec import Run
 from tdmpc import runs
+from tdmpc.scripts.suite_spec import Run
 
 TAIL = 15
 """Lines of its log that are shown of a run that failed."""
@@ -52,7 +52,7 @@ def _carried_out(run: Run, steps: Mapping[str, Sequence[str]], source_fault: str
 
 def _call(command: Sequence[str], run: Run, output: Path | None) -> str:
     """A sub-command in this process: whoever kills the worker kills it. What it prints is kept."""
-    from scripts.main import main as tdmpc
+    from tdmpc.scripts.main import main as tdmpc
 
     part = log_of(run) if output is None else output.with_suffix(".part")
     with _printing_into(log_of(run), part):

@@ -2,28 +2,38 @@
 
 import json
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compression.tdmpc_agent.hook import AgentPruner
-from scripts.ladder import climb
-from scripts.report.command import write_report
-from scripts.train_args import TrainArgs, parse, with_pruning
-from tdmpc import checkpoint, runs
-from tdmpc.config import ConfigError, to_json
+from tdmpc import checkpoint, machine, runs
+from tdmpc.compression.tdmpc_agent.hook import AgentPruner
+from tdmpc.config import ConfigError, TrainConfig, to_json
 from tdmpc.console import ConsoleSink
-from tdmpc.evaluation import Evaluation, frame_rate
+from tdmpc.evaluation import Evaluation
 from tdmpc.files import going_on
 from tdmpc.metrics import JsonlSink, Metrics, Sink, read_rows
 from tdmpc.presets import is_large
 from tdmpc.pruner import NoPruning
 from tdmpc.rows import evaluation_row
+from tdmpc.scripts.film import write_film
+from tdmpc.scripts.ladder import climb
+from tdmpc.scripts.report.command import write_report
+from tdmpc.scripts.train_args import (
+    SETTINGS_FILES,
+    TrainArgs,
+    parse,
+    read_settings,
+    settled,
+    with_pruning,
+    with_settings,
+)
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
-from tdmpc.video import write_video
 from tdmpc.wandb_sink import WandbSink
 
 log = logging.getLogger("tdmpc")
@@ -34,16 +44,43 @@ RUNG = 0.2
 
 def main(arguments: list[str]) -> int:
     """Parse, then train or resume."""
-    args, spec = parse(arguments)
-    if args.resume is None:
-        start(args, spec)
-    else:
-        resume(args, args.resume)
+    _run(*parse(arguments))
     return 0
 
 
-def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
-    """A new run: make its folder, train, evaluate. Returns the summary."""
+def train(env: str | Path | TrainConfig = "", /, **settings: Any) -> Path:
+    """Train an agent; what ``tdmpc train`` does.
+
+    Args:
+        env: an environment's name, a file of settings (``.toml``, or the ``config.json`` of a run), or all settings of
+            a run. Without the last, the preset decides what is not given.
+        settings: of ``TrainConfig``, by name, those of a part in a mapping: ``env_steps=5000``,
+            ``planner={"samples": 64}``, ``prune={"target": 0.75}``. Also ``preset``, ``run_dir``, ``video``, ``track``,
+            and ``resume``, the folder of a run to go on with.
+
+    Returns:
+        the run folder: checkpoint, metrics, curves, summary and page.
+
+    Raises:
+        ConfigError: a setting does not exist, or cannot have its value.
+        UnsupportedEnvironment: the environment is not one that an agent can learn.
+        RunError: the run folder cannot be used.
+    """
+    if isinstance(env, TrainConfig):
+        settings = {**to_json(env), **settings}
+    elif Path(env).suffix in SETTINGS_FILES:
+        settings = {**read_settings(Path(env)), **settings}
+    elif env:
+        settings = {"env": env, **settings}
+    return _run(*settled(partial(with_settings, settings=settings)))
+
+
+def _run(args: TrainArgs, spec: EnvSpec) -> Path:
+    return start(args, spec) if args.resume is None else resume(args, args.resume)
+
+
+def start(args: TrainArgs, spec: EnvSpec) -> Path:
+    """A new run: make its folder, train, evaluate. Returns the folder."""
     args = with_pruning(args, spec, args.config.model, first_update=args.config.random_steps * spec.action_repeat)
     short = spec.id.rpartition("/")[2].rpartition(":")[2]
     folder = args.run_dir or runs.unused(Path("runs"), f"{short}-{args.config.seed}")
@@ -54,9 +91,15 @@ def start(args: TrainArgs, spec: EnvSpec) -> dict[str, Any]:
             *(spec.id, folder, spec.observation_dim, spec.action_dim, spec.action_repeat, spec.episode_steps, ending),
         )
         log.info("%s", _chosen(args, spec))
-        summary = _train(args, spec, folder)
+        if spec.control_period_ms is None:
+            log.warning(
+                "%s tells no control period, so its controller cannot tell old observations, nor real time: give "
+                "the environment an attribute dt, the seconds of one of its steps",
+                spec.id,
+            )
+        _train(args, spec, folder)
         _climb(args, folder)
-        return summary
+        return folder
 
 
 def _climb(args: TrainArgs, folder: Path) -> None:
@@ -75,15 +118,15 @@ def _chosen(args: TrainArgs, spec: EnvSpec) -> str:
     )
 
 
-def resume(args: TrainArgs, folder: Path) -> dict[str, Any]:
-    """Go on with a run exactly where its last checkpoint left it. Returns the summary."""
+def resume(args: TrainArgs, folder: Path) -> Path:
+    """Go on with a run exactly where its last checkpoint left it. Returns its folder."""
     with runs.locked(folder):
-        summary = go_on(args, folder)
+        go_on(args, folder)
         _climb(args, folder)
-        return summary
+        return folder
 
 
-def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:
+def go_on(args: TrainArgs, folder: Path) -> Path:
     """The same with a run that this process has locked already."""
     spec = runs.spec(folder)
     if spec.episode_steps is None:  # it began with a version that did not ask
@@ -94,8 +137,15 @@ def go_on(args: TrainArgs, folder: Path) -> dict[str, Any]:
 
 
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
-    parts = {name: to_json(part) for name, part in (("config", args.config), ("spec", spec), ("prune", args.prune))}
-    runs.write_settings(folder, {**parts, "revision": _revision(folder)})
+    named = {"config": args.config, "spec": spec, "prune": args.prune, "track": args.track}
+    parts = {name: to_json(part) for name, part in named.items()}
+    runs.write_settings(folder, {**parts, "preset": _preset(args, folder), "revision": _revision(folder)})
+
+
+def _preset(args: TrainArgs, folder: Path) -> str:
+    """The preset that a run began with; one that goes on has left it where it was."""
+    path = folder / runs.CONFIG
+    return json.loads(path.read_text()).get("preset", args.preset) if path.exists() else args.preset
 
 
 def _revision(folder: Path) -> str | None:
@@ -107,23 +157,28 @@ def _revision(folder: Path) -> str | None:
     return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
 
 
-def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> dict[str, Any]:
+def _train(args: TrainArgs, spec: EnvSpec, folder: Path) -> Path:
     trainer = _opened(args, spec, folder)  # reads and checks everything; from here on the folder is written to
     start_env_steps = trainer.env_steps
     _write_config(args, spec, folder)
     with (
         going_on(f"tdmpc train --resume {folder}"),
         ConsoleSink(
-            args.config.env_steps, start_env_steps=start_env_steps, action_repeat=spec.action_repeat
+            args.config.env_steps,
+            start_env_steps=start_env_steps,
+            action_repeat=spec.action_repeat,
+            learns_from=args.config.random_steps * spec.action_repeat,
         ) as console,
         JsonlSink(folder / runs.METRICS, resume_at=start_env_steps) as rows,
         _wandb(args, folder) as wandb,
+        _tensorboard(args, folder, start_env_steps) as tensorboard,
     ):
-        trainer.sink = Metrics([console, rows, wandb])
+        trainer.sink = Metrics([console, rows, wandb, tensorboard])
         with _stop_on_interrupt(trainer):
             trainer.run()
             result = trainer.evaluate(args.config.eval_episodes, record=args.video)
-        return _conclude(trainer, result)
+        _conclude(trainer, result)
+    return folder
 
 
 def _opened(args: TrainArgs, spec: EnvSpec, folder: Path) -> Trainer:
@@ -150,33 +205,58 @@ def _refuse_shorter(args: TrainArgs, folder: Path, *, made: int) -> None:
         )
 
 
-def _conclude(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+def _conclude(trainer: Trainer, result: Evaluation) -> None:
     """Write what a finished run shows: row, curve, film; the summary, which says that it is finished; and the page."""
     folder, spec, sink = trainer.folder, trainer.spec, trainer.sink
     sink.log(evaluation_row(trainer, result))
     runs.write_curve(folder / runs.CURVE_TABLE, read_rows(folder / runs.METRICS))
     if result.frames:
-        write_video(folder / runs.VIDEO, result.frames, frame_rate(spec))
+        write_film(folder / runs.VIDEO, result, trainer.config, spec)
         sink.video(folder / runs.VIDEO, trainer.env_steps)
     meta = {name: getattr(trainer, name) for name in ("env_steps", "agent_steps", "wall_s", "cpu_s")}
     summary = runs.summary(trainer.agent, result, meta=meta, dense=trainer.config.model)
-    runs.write_json(folder / runs.SUMMARY, summary)
+    runs.write_json(folder / runs.SUMMARY, {**summary, "sensors": _sensors(trainer)})
     for picture in write_report(folder):
         sink.image(f"report/{picture.path.stem}", picture.path, trainer.env_steps)
     log.info("return %.1f +- %.1f over %d episodes", result.return_mean, result.return_std, len(result.returns))
-    return summary
+
+
+def _sensors(trainer: Trainer) -> dict[str, list[list[float]]]:
+    """Least and largest value of each reading of a sensor in the replay."""
+    low, high = (ends.tolist() for ends in trainer.replay.observation_range())
+    ranges, start = {}, 0
+    for name, shape in trainer.spec.observation_layout:
+        end = start + math.prod(shape)
+        ranges[name] = [list(ends) for ends in zip(low[start:end], high[start:end], strict=True)]
+        start = end
+    return ranges
 
 
 def _wandb(args: TrainArgs, folder: Path) -> Sink:
     return WandbSink(
         args.track.mode,
         project=args.track.project,
-        config=to_json(args.config),
+        config=_all_settings(folder),
         run_dir=folder,
         name=folder.name,
         group=args.track.group,
         tags=args.track.tags,
     )
+
+
+def _all_settings(folder: Path) -> dict[str, Any]:
+    """What a run is grouped by: all of its settings, and what it was made with and on."""
+    parts = json.loads((folder / runs.CONFIG).read_text())
+    more = {name: parts[name] for name in ("prune", "preset", "revision")}
+    return {**parts["config"], **more, "processor": machine.processor()}
+
+
+def _tensorboard(args: TrainArgs, folder: Path, start_env_steps: int) -> Sink:
+    if args.track.files == "none":
+        return Sink()
+    from tdmpc.tensorboard_sink import TensorBoardSink  # it needs tensorboard
+
+    return TensorBoardSink(folder / "tensorboard", config=_all_settings(folder), resume_at=start_env_steps)
 
 
 @contextmanager

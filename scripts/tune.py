@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from deploy.bundle import BundleError
-from scripts import ranges
-from scripts.csv_tables import write_table
-from scripts.report.frontier import draw, frontier
-from scripts.tune_search import Row, Search
 from tdmpc.config import ConfigError
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.scripts import ranges
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.report.frontier import draw, frontier
+from tdmpc.scripts.tune_search import Row, Search
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from optuna import Trial
 
-from deploy.original import ExportConfig
-from scripts.tune_latency import Costs, predicted
 from tdmpc.agent import Agent
 from tdmpc.config import ConfigError, PlannerConfig, Precision
+from tdmpc.deploy.original import ExportConfig
 from tdmpc.evaluation import evaluate
 from tdmpc.macs import planning_macs
 from tdmpc.runs import config as config_of
 from tdmpc.runs import load_agent
+from tdmpc.scripts.tune_latency import Costs, predicted
 
 BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
 

@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 from scipy.optimize import nnls
 
-from deploy import backends, bundle, contract, percentiles
-from deploy.assemble import export_graphs
-from deploy.backends import Graph, Runtime
-from deploy.bundle import BundleError
-from deploy.original import ExportConfig, load
-from deploy.timing import Timed, single_stream, timed_controller
 from tdmpc.config import PlannerConfig
+from tdmpc.deploy import backends, bundle, contract, percentiles
+from tdmpc.deploy.assemble import export_graphs
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.original import ExportConfig, load
+from tdmpc.deploy.timing import Timed, single_stream, timed_controller
 
 CALLS, SECONDS = 300, 0.5
 """Of each graph, at least."""

@@ -8,14 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_args
 
-import machine
-from deploy import bundle
-from deploy.export import export
-from scripts import tune_latency
-from scripts.tune_candidates import Candidate, Space, quickest, subjects_of
-from tdmpc import runs
+from tdmpc import machine, runs
 from tdmpc.config import ConfigError, Precision, to_json
+from tdmpc.deploy import bundle
+from tdmpc.deploy.export import export
 from tdmpc.evaluation import EVALUATION_STREAM
+from tdmpc.scripts import tune_latency
+from tdmpc.scripts.tune_candidates import Candidate, Space, quickest, subjects_of
 
 try:
     import optuna

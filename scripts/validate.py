@@ -10,47 +10,50 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from deploy import bundle, simulation
-from deploy.backends import BackendName, Runtime
-from deploy.bundle import BundleError
-from deploy.simulation import Latency, real_time
-from deploy.validation import Validation, validate
-from scripts import ranges
-from scripts.evaluate import show
 from tdmpc.config import ConfigError
+from tdmpc.deploy import bundle, simulation
+from tdmpc.deploy.backends import BackendName, Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.simulation import Latency, real_time
+from tdmpc.deploy.validation import Validation, validate
 from tdmpc.evaluation import EVALUATION_STREAM
+from tdmpc.scripts import ranges
+from tdmpc.scripts.evaluate import show
 
 
 @dataclass(frozen=True)
 class ValidateArgs:
-    """Play episodes with a bundle, compare every decision with its agent's, and play as many with the agent alone.
+    """Play episodes with a bundle and compare every decision with its agent's. Play as many with the agent alone.
 
-    With ``--real-time``: play them while the simulator's clock goes on, beside a simulator that waits. The agent is not
-    needed then.
+    With ``--real-time``, the simulator's clock goes on while the bundle plans. The same episodes are also played with a
+    simulator that waits. The agent is not needed then.
     """
 
     bundle: Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Controller bundle."""
     run: Path | None = None
-    """Run that it was exported from; where it was then when not given."""
+    """Run that the bundle was exported from; the folder that the run had at the export when not given."""
     episodes: int = 10
+    """Episodes of the bundle, and as many of the agent."""
     seed: int | None = None
-    """Of episodes and planner noise; the run's evaluation seed when not given."""
+    """Seed of episodes and planner noise; the run's evaluation seed when not given."""
     backend: BackendName = "onnxruntime"
+    """What runs the graphs."""
     precision: Literal["float32", "auto"] = "float32"
-    """``auto``: bfloat16 where backend and processor have it."""
+    """``auto`` takes bfloat16 where the backend and the processor have it."""
     threads: int = 1
+    """Threads of the runtime and of the tensor library."""
     real_time: bool = False
-    """The simulator does not wait for decisions: until an action is there, the one before goes on. Decisions take as
-    long as they take here, or as the next three options say."""
+    """Play without waiting for decisions: until an action is there, the action before it goes on. Decisions take as
+    long as they take here, or as long as the next three options say."""
     latency: Path | None = None
-    """In real time: what ``tdmpc latency --json`` measured of this bundle, to draw the time of each decision from."""
+    """In real time: output of ``tdmpc latency --json`` for this bundle. Each decision draws its time from there."""
     latency_ms: float | None = None
-    """In real time: each decision takes so long."""
+    """In real time: each decision takes this long."""
     slowdown: float = 1.0
-    """In real time: of a processor so many times slower."""
+    """In real time: decisions take this many times as long, as on a slower processor."""
     policy: Literal["planner", "prior"] = "planner"
-    """In real time: ``prior`` plays the policy network alone."""
+    """In real time: ``prior`` plays with the policy network alone."""
     json: bool = False
     """Print one JSON object instead of a table."""
 

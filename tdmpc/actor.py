@@ -62,7 +62,7 @@ class Actor:
     def act_by_policy(self, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N A"]:
         """Decide by the policy network alone; returns as ``act``."""
         model = self.agent.planning_model()
-        return self.commit(model.pi(self._ahead(model, observations.to(self.agent.device))).float())
+        return self.commit(model.pi(self.ahead(model, observations.to(self.agent.device))).float())
 
     def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
         """Put what is decided behind what is pending, within reach of it, and take out what is due."""
@@ -89,7 +89,7 @@ class Actor:
         """What is applied just before that which is decided now."""
         return torch.cat([self.applied[None], self.pending])[self.delays, self._each]
 
-    def _ahead(self, model: WorldModel, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N Z"]:
+    def ahead(self, model: WorldModel, observations: Float[Tensor, "N O"]) -> Float[Tensor, "N Z"]:
         """The latent at which a decision of now is applied."""
         latents = [model.encode(observations)]
         for actions in self.pending:
@@ -103,7 +103,7 @@ class Actor:
             self.generator, config=config, horizon=horizon, batch=self.lanes, action_dim=agent.spec.action_dim
         )
         model = agent.planning_model()
-        start = self._ahead(model, observations)
+        start = self.ahead(model, observations)
         compiling.of_any_size(start, 1)
         plan = mppi(
             model,

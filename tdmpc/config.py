@@ -34,13 +34,19 @@ class ModelConfig:
     """Hidden widths of each component, layer by layer: a pruned model differs only here."""
 
     latent: Width = 50
+    """Coordinates of the latent."""
     encoder: Widths = (256,)
+    """From the observation to the latent."""
     dynamics: Widths = (512, 512)
+    """From latent and action to the next latent."""
     reward: Widths = (512, 512)
+    """From latent and action to the reward."""
     termination: Widths = (512, 512)
     """Built only for environments that can terminate."""
     policy: Widths = (512, 512)
+    """From the latent to the action that the policy proposes."""
     value: Annotated[Widths, Field(min_length=1)] = (512, 512)
+    """From latent and action to the value; each head has these widths."""
     value_heads: Count = 2
     """Members of the value ensemble; the planner and the targets take their minimum."""
     scale_rewards: bool = True
@@ -68,22 +74,29 @@ class PlannerConfig:
     """MPPI with policy trajectories (arXiv 2203.04955, section 3 and its code)."""
 
     horizon: Count = 5
+    """Decisions in a plan, at most."""
     samples: Count = 512
+    """Plans sampled in an iteration."""
     policy_trajectories: Whole = 25
     """Plans proposed by the policy prior, besides ``samples``."""
     elites: Count = 64
+    """Best plans of an iteration, from which the next one samples."""
     iterations: Count = 6
+    """Rounds of sampling and choosing."""
     temperature: NonNegative = 0.5
+    """Elites weigh exp(temperature x value), as in the published code: a higher one is greedier, 0 counts all alike."""
     momentum: Share = 0.1
     """Share of the old mean kept in each iteration."""
     max_std: Positive = 2.0
+    """Deviation with which a plan's first iteration samples, in half ranges of the actuator."""
     std: Linear = Linear(0.5, 0.05, 25_000)
-    """Least planning deviation and deviation of the exploration noise, over agent steps."""
+    """Exploration over agent steps: the deviation of the noise on actions, and the least deviation of a plan."""
     horizon_schedule: Linear = Linear(1, 5, 25_000)
     """Planning horizon over agent steps, capped by ``horizon``."""
     policy_std: NonNegative = 0.05
     """Deviation of the policy's actions in its trajectories and in the value targets."""
     policy_noise_clip: NonNegative = 0.3
+    """Largest noise on the policy's actions, in half ranges of the actuator."""
     max_change: Positive | None = None
     """Largest change of an action from one decision to the next, in half ranges of the actuator; no limit when not
     given. An episode begins from the middle of the range."""
@@ -98,16 +111,23 @@ class LossConfig:
     """Objective and optimiser of the world model and the policy."""
 
     discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """What a reward one decision later is worth."""
     horizon: Count = 5
     """Transitions unrolled in an update."""
     rho: Share = 0.5
     """Weight of each further step of the unroll."""
     consistency: NonNegative = 2.0
+    """Weight of the error of predicted latents."""
     reward: NonNegative = 0.5
+    """Weight of the error of predicted rewards."""
     value: NonNegative = 0.1
+    """Weight of the error of predicted values."""
     termination: NonNegative = 0.5
+    """Weight of the error of predicted terminations."""
     learning_rate: Positive = 1e-3
+    """Of both Adam optimisers."""
     gradient_clip: Positive = 10.0
+    """Largest norm of a gradient."""
     target_rate: Share = 0.01
     """Share of the online weights that moves into the target network."""
     target_period: Count = 2
@@ -131,13 +151,13 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """What a robot has and a simulator has not (arXiv 2003.11881); each episode draws it from its own seed.
+    """Noise, faults and other dynamics, as a robot has them (arXiv 2003.11881). Each episode draws them from its seed.
 
-    Nobody tells the agent. Actions are perturbed behind it: the replay holds what it chose.
+    The agent is not told. The replay holds the actions that the agent chose, without their noise.
     """
 
     observation_delay: Whole = 0
-    """Decisions by which observations come late."""
+    """Decisions by which each observation is late."""
     observation_noise: NonNegative = 0.0
     """Deviation of Gaussian noise on each reading, in the sensor's own units."""
     dropped_sensors: Share = 0.0
@@ -149,8 +169,8 @@ class PerturbConfig:
     action_noise: NonNegative = 0.0
     """Deviation of Gaussian noise on each action, in half ranges of the actuator."""
     masses: Spread = 0.0
-    """MuJoCo only, as all that follow: the mass and inertia of each body are multiplied by a factor drawn from
-    [1 - x, 1 + x]."""
+    """The mass and inertia of each body are multiplied by a factor drawn from [1 - x, 1 + x]. This option and those
+    below work only with MuJoCo."""
     friction: Spread = 0.0
     """One factor for the friction of all contacts and joints: MuJoCo takes the larger friction of two bodies."""
     damping: Spread = 0.0
@@ -172,10 +192,11 @@ class TrainConfig:
     random_steps: Count = 1_000
     """Agent steps of uniformly random actions before learning starts."""
     pretrain_updates: Whole | None = None
-    """Updates made at the end of the random start; as many as its steps when not given."""
+    """Updates made at the end of the random start; as many as the random start has agent steps when not given."""
     updates_per_step: NonNegative = 1.0
     """Updates for each agent step."""
     batch_size: Count = 512
+    """Windows in an update."""
     num_envs: Count = 1
     """Environments stepped together, sharing one batched planner."""
     action_repeat: Count | None = None
@@ -183,14 +204,16 @@ class TrainConfig:
     max_episode_steps: Count | None = None
     """Environment steps after which an episode is cut; the environment's own time limit when not given."""
     delay: Annotated[tuple[Whole, ...], Field(min_length=1, max_length=2)] = (0,)
-    """Decisions between an observation and the moment at which the action decided on it is applied. Two numbers are the
-    least and the largest: each episode has one between them."""
+    """Decisions between an observation and the moment at which its action is applied. Two numbers are the least and the
+    largest delay: each episode draws one between them."""
     terminates: bool | None = None
-    """Whether episodes can end before their time limit; found out by random play when not given."""
+    """Whether episodes can end before their time limit; random play finds this out when not given."""
     eval_every: Whole = 0
-    """Environment steps between two evaluations; 0 for none."""
+    """Environment steps between two evaluations; 0 for none. ``tdmpc train`` makes ten in a run of 20,000 or more."""
     eval_episodes: Count = 10
-    """Episodes of each evaluation, the one at the end included."""
+    """Episodes of the evaluation at the end, and of the others where the next setting is not given."""
+    curve_episodes: Count | None = None
+    """Episodes of each evaluation before the end."""
     checkpoint_every: Count = 10_000
     """Environment steps between two checkpoints."""
     device: str = "cpu"
@@ -229,7 +252,7 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     _tell_foreign(kind, values)
     try:  # by way of JSON: a list becomes a tuple, and nothing else becomes anything else
-        return _reader(kind).validate_json(json.dumps(values), strict=True)
+        return _reader(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_problem, error.errors()))) from error
 

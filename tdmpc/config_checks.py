@@ -1,9 +1,14 @@
-"""What settings must not be together, found before anything is started."""
+"""Settings in place of defaults, and what they must not be together, found before anything is started."""
 
-from collections.abc import Iterator
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from tdmpc.config import ConfigError, TrainConfig, from_json, to_json
 from tdmpc.spec import EnvSpec
+
+T = TypeVar("T")
 
 
 def check(config: TrainConfig) -> None:
@@ -55,3 +60,25 @@ def _contradictions(config: TrainConfig) -> Iterator[str]:
         yield f"--planner.std must stay at 0 or more, got {planner.std}"
     if planner.max_std < largest_std:
         yield f"--planner.max-std must be at least the {largest_std} that --planner.std reaches, got {planner.max_std}"
+
+
+def overridden(default: T, settings: Mapping[str, Any]) -> T:
+    """A config with some settings in place of its own; those of a part are in a mapping, or the part itself.
+
+    Raises:
+        ConfigError: a setting does not exist, or cannot have its value.
+    """
+    return from_json(type(default), _merged(to_json(default), settings, ""))
+
+
+def _merged(values: Mapping[str, Any], settings: Mapping[str, Any], above: str) -> dict[str, Any]:
+    for name, value in settings.items():
+        if name not in values:
+            close = difflib.get_close_matches(name, values, n=1)
+            hint = f"did you mean {above}{close[0]}?" if close else f"there are {', '.join(values)}"
+            raise ConfigError(f"there is no setting {above}{name}: {hint}")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            settings = {**settings, name: to_json(value)}
+        elif isinstance(values[name], Mapping) and isinstance(value, Mapping):
+            settings = {**settings, name: _merged(values[name], value, f"{above}{name}.")}
+    return {**values, **settings}

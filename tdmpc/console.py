@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KNOWN_AFTER_S = 5.0
+"""How long a run has to learn before its pace says when it ends."""
+
 
 class ConsoleSink(Sink):
     """A progress bar where there is a terminal, plain log lines where there is none.
@@ -29,6 +32,7 @@ class ConsoleSink(Sink):
         *,
         start_env_steps: int = 0,
         action_repeat: int = 1,
+        learns_from: int = 0,
         console: "Console | None" = None,
         interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -39,13 +43,15 @@ class ConsoleSink(Sink):
             total_env_steps: environment steps of the whole run.
             start_env_steps: where a resumed run goes on.
             action_repeat: environment steps for each decision, to tell decisions a second.
+            learns_from: environment steps before it learns. They are quicker than the others, so they say nothing of
+                the time that is left.
             console: rich console to draw on; standard error when not given.
             interval_s: seconds between two plain lines, at least.
             clock: seconds, monotonic.
         """
         self._total = total_env_steps
         self._env_steps = start_env_steps
-        self._pace = _Pace(action_repeat)
+        self._pace = _Pace(action_repeat, learns_from)
         self._interval_s = interval_s
         self._clock = clock
         self._tick_at = self._line_at = -math.inf
@@ -96,12 +102,15 @@ class ConsoleSink(Sink):
 class _Pace:
     """Environment steps a second over the last half minute."""
 
-    def __init__(self, action_repeat: int, window_s: float = 30.0) -> None:
+    def __init__(self, action_repeat: int, learns_from: int, window_s: float = 30.0) -> None:
         self._action_repeat = action_repeat
+        self._learns_from = learns_from
         self._window_s = window_s
         self._ticks: deque[tuple[float, int]] = deque()
 
     def tick(self, now: float, env_steps: int) -> None:
+        if self._ticks and self._ticks[0][1] < self._learns_from <= env_steps:
+            self._ticks.clear()
         self._ticks.append((now, env_steps))
         while len(self._ticks) > 2 and now - self._ticks[1][0] >= self._window_s:
             self._ticks.popleft()
@@ -118,7 +127,7 @@ class _Pace:
 
     def eta(self, remaining: int) -> str:
         rate = self.env_steps_per_s()
-        if not rate:
+        if not rate or self._ticks[-1][0] - self._ticks[0][0] < KNOWN_AFTER_S or self._ticks[0][1] < self._learns_from:
             return "-"
         minutes, seconds = divmod(round(remaining / rate), 60)
         hours, minutes = divmod(minutes, 60)

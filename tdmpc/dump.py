@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdmpc import checkpoint
 from tdmpc.agent import NonFiniteError
-from tdmpc.guard import EnvironmentFault
+from tdmpc.env_faults import EnvironmentFault
 
 if TYPE_CHECKING:
     from tdmpc.trainer import Trainer

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 
-from tdmpc.guard import FAULTS, told
+from tdmpc.env_faults import FAULTS, told
 from tdmpc.rendering import prepare_rendering
 
 DM_CONTROL = "dm_control/"

@@ -18,9 +18,10 @@ from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.wrappers import RepeatAction, TimeLimit, TransformAction, TransformObservation, TransformReward
 
+from tdmpc import robot
 from tdmpc.config import PerturbConfig
+from tdmpc.env_faults import FAULTS, CheckedEnv, number, sensors, told
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment, resolve
-from tdmpc.guard import FAULTS, Guard, number, sensors, told
 from tdmpc.perturbation import perturbed_dynamics, perturbed_signals
 from tdmpc.random_play import Seen, never_terminates, probe, usual_limit
 from tdmpc.rendering import prepare_rendering
@@ -32,6 +33,10 @@ DOMAIN_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2, "humanoid": 2, "human
 """Action repeat of the published results; the other dm_control domains have 4."""
 
 
+PICTURE = {"width": 640, "height": 480}
+"""Pixels of a film."""
+GYMNASIUM_MUJOCO = "gymnasium.envs.mujoco"
+
 NOMINAL = PerturbConfig()
 
 
@@ -41,7 +46,7 @@ def make_env(
     """Make an environment with observations ``Float32[O]`` and actions ``Float32[A]`` in [-1, 1].
 
     Actions are scaled to the actuators, clipped and repeated; rewards are summed over the
-    repeat, which stops early where the episode ends. A ``Guard`` watches over it.
+    repeat, which stops early where the episode ends. A ``CheckedEnv`` watches over it.
 
     Args:
         env_id: any name that ``resolve`` takes.
@@ -66,7 +71,7 @@ def make_bare_env(env_id: str, **options: Unpack[EnvOptions]) -> gym.Env:
         UnsupportedEnvironment: as ``make_env``.
     """
     env_id = resolve(env_id)
-    return _guarded(_construct(env_id, options), env_id, options)
+    return _checked(_construct(env_id, options), env_id, options)
 
 
 def default_action_repeat(env_id: str) -> int:
@@ -107,7 +112,7 @@ def _construct_rendering(env_id: str, settings: dict[str, Any]) -> gym.Env:
     if not _has_pictures(env_id):
         raise UnsupportedEnvironment(f"{env_id} has no render mode 'rgb_array': go without pictures of it")
     prepare_rendering()
-    env = _make(env_id, {"render_mode": "rgb_array", **settings})
+    env = _make(env_id, {"render_mode": "rgb_array", **_picture_size(env_id), **settings})
     uses_mujoco = env_id.startswith(DM_CONTROL) or hasattr(env.unwrapped, "mujoco_renderer")
     if uses_mujoco and os.environ.get("MUJOCO_GL") == "off":
         raise UnsupportedEnvironment(
@@ -115,6 +120,13 @@ def _construct_rendering(env_id: str, settings: dict[str, Any]) -> gym.Env:
             f"libgl1-mesa-dri), set MUJOCO_GL to a renderer that works here, or go without pictures of it"
         )
     return env
+
+
+def _picture_size(env_id: str) -> dict[str, Any]:
+    """How MuJoCo's environments are told the size of their pictures; others have their own."""
+    if env_id.startswith(DM_CONTROL):
+        return {"render_kwargs": PICTURE}
+    return PICTURE if str(gym.registry[env_id.rpartition(":")[2]].entry_point).startswith(GYMNASIUM_MUJOCO) else {}
 
 
 def _has_pictures(env_id: str) -> bool:
@@ -129,17 +141,17 @@ def _adapt(env: gym.Env, env_id: str, options: EnvOptions) -> gym.Env:
     actuators, space = _actuators(env_id, env.action_space), env.observation_space
     observations = Box(-np.inf, np.inf, (_observation_dim(env_id, space),), np.float32)
     actions = Box(-1.0, 1.0, (flatdim(actuators),), np.float32)
-    env = TransformAction(_guarded(env, env_id, options), lambda action: _drive(actuators, action), actions)
+    env = TransformAction(_checked(env, env_id, options), lambda action: _drive(actuators, action), actions)
     return TransformObservation(env, lambda sensed: np.asarray(flatten(space, sensed), np.float32), observations)
 
 
-def _guarded(env: gym.Env, env_id: str, options: EnvOptions) -> Guard:
+def _checked(env: gym.Env, env_id: str, options: EnvOptions) -> CheckedEnv:
     """The environment decision by decision, with what goes wrong inside it told apart."""
     asked = options.get("action_repeat")
     repeat = default_action_repeat(env_id) if asked is None else asked
     if repeat < 1:
         raise UnsupportedEnvironment(f"{env_id}: action_repeat must be at least 1, got {repeat}")
-    return Guard(RepeatAction(TransformReward(env, number), repeat), env_id)
+    return CheckedEnv(RepeatAction(TransformReward(env, number), repeat), env_id)
 
 
 def _drive(actuators: Box, action: np.ndarray) -> np.ndarray:
@@ -206,7 +218,7 @@ def describe(
     env_id = resolve(env_id)
     bare = _construct(env_id, options)
     with closing(_adapt(bare, env_id, options)) as env:
-        actuators = _actuators(env_id, bare.action_space)
+        actuators, layout = _actuators(env_id, bare.action_space), tuple(sensors(bare.observation_space))
         repeat = env.get_wrapper_attr("num_repeats")
         limit, given = _time_limit(env_id, bare), options.get("max_episode_steps")
         if terminates is None and never_terminates(env_id, bare):
@@ -227,8 +239,9 @@ def describe(
             terminates=seen.terminated if terminates is None else terminates,
             episode_steps=math.ceil(limit / repeat),
             control_period_ms=_control_period_ms(env, repeat),
-            observation_layout=tuple((each.name, each.space.shape or ()) for each in sensors(bare.observation_space)),
+            observation_layout=tuple((each.name, each.space.shape or ()) for each in layout),
             max_episode_steps=given,
+            **robot.describe(env, layout, actuators)._asdict(),
         )
 
 

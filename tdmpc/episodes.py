@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdmpc.guard import EnvironmentFault
+from tdmpc.env_faults import EnvironmentFault
 from tdmpc.spec import EnvSpec
 from tdmpc.vector_env import Transition
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.env_faults import DIVERGED, EnvironmentFault
 from tdmpc.envs import make_env
-from tdmpc.guard import DIVERGED, EnvironmentFault
 from tdmpc.spec import EnvSpec
 from tdmpc.vector_env import episode_delay, episode_seed
 
@@ -69,6 +69,7 @@ def evaluate(
     seed: int,
     policy: Policy = "planner",
     record: bool = False,
+    decisions: int | None = None,
     between_decisions: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Play whole episodes.
@@ -80,6 +81,7 @@ def evaluate(
         seed: of the episodes and of the planner's noise.
         policy: plan, or take the policy prior's mean action.
         record: keep pictures of the first episode.
+        decisions: of each episode, at most; all when not given.
         between_decisions: called after each decision; may raise to stop.
 
     Raises:
@@ -94,7 +96,7 @@ def evaluate(
             delay = episode_delay(agent.config.delay, episode_seed(seed, 0, episode))
             actor.reset(torch.ones(1, dtype=torch.bool), torch.tensor([delay]))
             total, length, ended, applied = 0.0, 0, False, []
-            while not ended:
+            while not ended and length != decisions:
                 started = time.perf_counter()
                 action = _decide(actor, torch.from_numpy(observation)[None], step, policy)
                 times.append(1000 * (time.perf_counter() - started))

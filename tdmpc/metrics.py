@@ -111,6 +111,18 @@ def _plain(row: Row) -> dict[str, Value]:
     return plain
 
 
+def grouped(row: Row) -> dict[str, float | str]:
+    """The values of a row by chart: ``return`` of a train row is ``train/return``, ``loss/value`` stays.
+
+    One name has one type: numbers are floats, whether or not they are whole.
+    """
+    values = {key: value for key, value in row.items() if key not in ("env_steps", "kind") and value is not None}
+    return {
+        key if "/" in key else f"{row['kind']}/{key}": value if isinstance(value, str) else float(value)
+        for key, value in values.items()
+    }
+
+
 def _is_row(row: Row) -> bool:
     return isinstance(row.get("env_steps"), int) and isinstance(row.get("kind"), str)
 

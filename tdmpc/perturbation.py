@@ -32,7 +32,7 @@ def perturbed_dynamics(env: gym.Env, env_id: str, config: PerturbConfig) -> gym.
         UnsupportedEnvironment: it has no MuJoCo model.
     """
     asked = [name for name in ("masses", "friction", "damping", "gains") if getattr(config, name)]
-    if asked and _physics(env)[0] is None:
+    if asked and physics(env)[0] is None:
         flags = ", ".join(f"--perturb.{name}" for name in asked)
         raise UnsupportedEnvironment(f"{env_id} has no MuJoCo model, which {flags} would change: leave that out")
     return PerturbedDynamics(env, config) if asked else env
@@ -52,18 +52,18 @@ class PerturbedSignals(gym.Wrapper):
         self._sensing, self._acting = _stream(seed, SENSING), _stream(seed, ACTING)
         self._faulty = np.zeros((2, *observation.shape), np.int64)  # for so many decisions dropped, stuck
         self._read = observation
-        sensed = self._sense(observation)
-        self._on_their_way.extend([sensed] * (self._config.observation_delay + 1))
-        return sensed, info
+        reading = self._reading(observation)
+        self._on_their_way.extend([reading] * (self._config.observation_delay + 1))
+        return reading, info
 
     def step(self, action: np.ndarray) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Make a step with a noisy action; the actuators' bounds hold for it too."""
         noise = self._config.action_noise * self._acting.standard_normal(action.shape)
         observation, reward, terminated, truncated, info = self.env.step((action + noise).astype(np.float32))
-        self._on_their_way.append(self._sense(observation))
+        self._on_their_way.append(self._reading(observation))
         return self._on_their_way[0], reward, terminated, truncated, info
 
-    def _sense(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
+    def _reading(self, observation: Float32[np.ndarray, "O"]) -> Float32[np.ndarray, "O"]:
         noise = self._config.observation_noise * self._sensing.standard_normal(observation.shape)
         begun = self._sensing.random(self._faulty.shape) < [
             [self._config.dropped_sensors],
@@ -89,10 +89,10 @@ class PerturbedDynamics(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with the nominal model, then draw its own."""
-        model, _ = _physics(self.env)
+        model, _ = physics(self.env)
         _write(model, self._nominal)
         observation, info = self.env.reset(seed=seed, options=options)
-        model, data = _physics(self.env)
+        model, data = physics(self.env)
         factors = _factors(model, _stream(seed, DYNAMICS), self._config)
         self._nominal = {name: getattr(model, name).copy() for name in factors}
         _write(model, {name: self._nominal[name] * factor for name, factor in factors.items()})
@@ -138,10 +138,10 @@ def _mujoco() -> Any:
     return import_module("mujoco")
 
 
-def _physics(env: gym.Env) -> tuple[Any, Any]:
+def physics(env: gym.Env) -> tuple[Any, Any]:
     """MuJoCo's model and data, of Gymnasium's environments and of dm_control's; ``None`` twice where there are none."""
-    physics = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
-    model, data = (getattr(physics, name, None) for name in ("model", "data"))
+    holder = getattr(env.unwrapped, "physics", env.unwrapped)  # dm_control's, whose wrappers hold MuJoCo's own
+    model, data = (getattr(holder, name, None) for name in ("model", "data"))
     model, data = getattr(model, "ptr", model), getattr(data, "ptr", data)
     known = isinstance(model, _mujoco().MjModel) and isinstance(data, _mujoco().MjData)
     return (model, data) if known else (None, None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Window:
+class Tally:
     """Losses and times since the last logged episode."""
 
     def __init__(self, sums: dict[str, Tensor] | None = None, updates: int = 0, decisions: int = 0) -> None:

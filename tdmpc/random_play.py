@@ -6,8 +6,8 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from tdmpc.env_faults import DIVERGED
 from tdmpc.env_names import DM_CONTROL, UnsupportedEnvironment
-from tdmpc.guard import DIVERGED
 
 USUAL_EPISODE_STEPS = 1000
 """Time limit in environment steps where episodes end but none is known: that of most registered environments."""

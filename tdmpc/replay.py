@@ -90,6 +90,12 @@ class Replay:
         """Windows that can be sampled."""
         return self._windows
 
+    def observation_range(self) -> tuple[Float[np.ndarray, "O"], Float[np.ndarray, "O"]]:
+        """Least and largest value of each reading that is stored, in sensor units."""
+        rows = self._rows[: self._filled, : self._observation_dim]
+        stored = self._is_transition[: self._filled, None]
+        return rows.min(0, initial=np.inf, where=stored), rows.max(0, initial=-np.inf, where=stored)
+
     def add(
         self,
         observations: Float[np.ndarray, "N O"],
@@ -188,6 +194,20 @@ class Replay:
             # (windows * probability) ** -beta over its maximum: all but the leaf cancels.
             weights=from_numpy(((leaves / leaves.min()) ** -self._config.beta).astype(np.float32)),
             indices=starts,
+        )
+
+    def transitions(
+        self, most: int
+    ) -> tuple[Float[np.ndarray, "N O"], Float[np.ndarray, "N A"], Float[np.ndarray, "N O"]]:
+        """Observations, actions and next observations, spread evenly over what is stored: all, or ``most`` of them."""
+        rows = np.flatnonzero(self._is_transition)
+        rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+        after = (rows + self._lanes) % self._size
+        now = self._rows[rows]
+        return (
+            now[:, : self._observation_dim],
+            now[:, self._observation_dim : -1],
+            self._rows[after, : self._observation_dim],
         )
 
     def update_priorities(self, indices: Int[np.ndarray, "B"], priorities: Float[np.ndarray, "B"]) -> None:

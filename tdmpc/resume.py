@@ -13,7 +13,7 @@ from torch import Tensor
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import Checkpoint, below, prefixed
 from tdmpc.config import ModelConfig, from_json, to_json
-from tdmpc.progress import Window
+from tdmpc.progress import Tally
 
 if TYPE_CHECKING:
     from tdmpc.trainer import Trainer
@@ -27,7 +27,7 @@ def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         **prefixed("agent", trainer.agent.state()),
         **prefixed("pruner", pruner),
         **prefixed("actor", trainer.actor.state()),
-        **prefixed("window", trainer.window.sums),
+        **prefixed("window", trainer.tally.sums),
         **prefixed("replay", {name: torch.from_numpy(array) for name, array in trainer.replay.state().items()}),
         "trainer/observations": torch.from_numpy(trainer.observations),
         **prefixed("trainer", episodes),
@@ -44,8 +44,8 @@ def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         **episodes_meta,
         "wall_s": trainer.wall_s,
         "cpu_s": trainer.cpu_s,
-        "window_updates": trainer.window.updates,
-        "window_decisions": trainer.window.decisions,
+        "window_updates": trainer.tally.updates,
+        "window_decisions": trainer.tally.decisions,
         "exploration": trainer.exploration.bit_generator.state,
         "python_rng": random.getstate(),
         "numpy_rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
@@ -66,7 +66,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> str:
     trainer.episodes.load_state(below("trainer", tensors), meta)
     trainer.agent_steps, trainer.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
     trainer.wall_s, trainer.cpu_before = meta["wall_s"], meta.get("cpu_s", 0.0)
-    trainer.window = Window(below("window", tensors), meta["window_updates"], meta["window_decisions"])
+    trainer.tally = Tally(below("window", tensors), meta["window_updates"], meta["window_decisions"])
     environment = _restore_environments(trainer, tensors)
     trainer.exploration.bit_generator.state = meta["exploration"]
     kind, numbers, gauss = meta["python_rng"]

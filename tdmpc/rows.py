@@ -25,7 +25,7 @@ def episode_row(trainer: Trainer, lane: int) -> dict[str, Any]:
         "wall_s": round(trainer.wall_s, 3),
         "cpu_s": round(trainer.cpu_s, 3),
         **trainer.pruner.row(),
-        **trainer.window.summary(),
+        **trainer.tally.summary(),
     }
 
 

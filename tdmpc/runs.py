@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import torch
 from filelock import FileLock, Timeout
 
-import machine
-from tdmpc import checkpoint
+from tdmpc import checkpoint, machine
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
 from tdmpc.config import ModelConfig, TrainConfig, from_json
@@ -137,7 +136,7 @@ def _hash(parts: Mapping[str, Any]) -> str:
 
 
 def load_agent(
-    folder: Path, *, planner: Mapping[str, Any] | None = None, **overrides: Any
+    folder: Path | str, *, planner: Mapping[str, Any] | None = None, **overrides: Any
 ) -> tuple[Agent, dict[str, Any]]:
     """The agent of a run, without its replay, and what was saved beside it.
 
@@ -147,7 +146,7 @@ def load_agent(
         overrides: settings of ``TrainConfig`` that may differ at run time: device, precision, threads, compile, delay,
             perturb.
     """
-    saved = checkpoint.load(folder, prefixes=("agent/",))
+    saved = checkpoint.load(Path(folder), prefixes=("agent/",))
     settings = {**saved.meta["config"], **overrides}
     config = from_json(TrainConfig, {**settings, "planner": {**settings["planner"], **(planner or {})}})
     agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))

@@ -24,6 +24,19 @@ class EnvOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Channel:
+    """One number that a sensor gives or an actuator takes."""
+
+    name: str
+    """Of a joint, sensor or actuator of the environment's model, or as the environment says; else its index."""
+    unit: str | None
+    """``rad``, ``m/s``, ...; ``None`` where nobody tells."""
+    low: float | None
+    """``None`` where there is no bound."""
+    high: float | None
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """What an environment tells about itself; the agent is built from it, never from config."""
 
@@ -47,6 +60,12 @@ class EnvSpec:
     """Name and shape of each sensor, in the order in which they are flattened."""
     max_episode_steps: int | None = None
     """Time limit in environment steps, where it is not the environment's own."""
+    readings: tuple[Channel, ...] = ()
+    """Each number of the flattened observation; none in runs of versions that did not ask."""
+    actuators: tuple[Channel, ...] = ()
+    """Each number of an action; none in runs of versions that did not ask."""
+    pose: tuple[tuple[str, float], ...] = ()
+    """Joints with their default positions: the model's first keyframe, or its reference."""
 
     @property
     def options(self) -> EnvOptions:

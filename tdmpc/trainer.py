@@ -19,12 +19,12 @@ from tdmpc.agent import Agent, NonFiniteError
 from tdmpc.checkpoint import prefixed
 from tdmpc.config import TrainConfig
 from tdmpc.dump import dumped
+from tdmpc.env_faults import EnvironmentFault
 from tdmpc.episodes import Episodes
 from tdmpc.evaluation import EVALUATION_STREAM, Evaluation, evaluate
-from tdmpc.guard import EnvironmentFault
 from tdmpc.metrics import Sink
 from tdmpc.pages import Pages
-from tdmpc.progress import Window
+from tdmpc.progress import Tally
 from tdmpc.pruner import NoPruning, Pruner
 from tdmpc.replay import ROWS, Replay
 from tdmpc.rows import episode_row, evaluation_row
@@ -73,7 +73,7 @@ class Trainer:
         self.agent_steps = 0
         self.evaluated_at = 0
         self.episodes = Episodes(config.num_envs)
-        self.window = Window()
+        self.tally = Tally()
         self.wall_s = 0.0
         self.cpu_before = 0.0
         self.stop_requested = False
@@ -128,9 +128,9 @@ class Trainer:
         self._evaluate_if_due()
 
     def _decide(self) -> None:
-        with self.window.timer("plan"):
+        with self.tally.timer("plan"):
             actions = self._actions()
-        with self.window.timer("environment"):
+        with self.tally.timer("environment"):
             transition = self._step(actions)
         real = transition.real
         self.replay.add(
@@ -148,7 +148,7 @@ class Trainer:
             )
             self.replay.rescale_priorities(1 / growth)
         self.agent_steps += self.config.num_envs
-        self.window.decisions += self.config.num_envs
+        self.tally.decisions += self.config.num_envs
         self.episodes.add(transition, self.spec, env_steps=self.env_steps)
         self.observations = transition.observations
         if transition.ended.any():
@@ -175,7 +175,7 @@ class Trainer:
         for lane in np.flatnonzero(ended):
             self.episodes.ended += 1
             self.sink.log(episode_row(self, int(lane)))
-        self.window = Window()
+        self.tally = Tally()
         self.episodes.start(ended)
         with self._dumping():
             self.observations = self.envs.start(ended)
@@ -188,9 +188,9 @@ class Trainer:
     def _learn(self) -> None:
         due = self._updates_due()
         while self.agent.updates < due and self.replay.windows:
-            with self.window.timer("replay"):
+            with self.tally.timer("replay"):
                 batch = self.replay.sample(self.config.batch_size).to(self.agent.device)
-            with self.window.timer("update"):
+            with self.tally.timer("update"):
                 self._update(batch)
             self._stop_if_asked()
         self._stop_if_asked()
@@ -209,14 +209,14 @@ class Trainer:
         except NonFiniteError as error:
             raise dumped(self, error, prefixed("batch", batch.tensors())) from error
         self.replay.update_priorities(batch.indices, update.priorities.cpu().numpy())
-        self.window.add(update.metrics)
+        self.tally.add(update.metrics)
 
     def _evaluate_if_due(self) -> None:
         every = self.config.eval_every
         if self.env_steps >= self.config.env_steps:
             return  # the final evaluation is at hand
         if every and self.env_steps // every > self.evaluated_at // every:
-            self.sink.log(evaluation_row(self, self.evaluate(self.config.eval_episodes)))
+            self.sink.log(evaluation_row(self, self.evaluate(self.config.curve_episodes or self.config.eval_episodes)))
             self.evaluated_at = self.env_steps
 
     def evaluate(self, episodes: int, *, record: bool = False) -> Evaluation:

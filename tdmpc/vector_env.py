@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Float32, Int
 
 from tdmpc.config import PerturbConfig
+from tdmpc.env_faults import DIVERGED
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.envs import NOMINAL, make_env
-from tdmpc.guard import DIVERGED
 from tdmpc.spec import EnvOptions
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tdmpc.metrics import Row, Sink, Value
+from tdmpc.metrics import Row, Sink, grouped
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class WandbSink(Sink):
     def log(self, row: Row) -> None:
         with self._never_raising("log"):
             if self._run:
-                self._run.log(_grouped(row))
+                self._run.log({"env_steps": row["env_steps"], **grouped(row)})
 
     def video(self, path: Path, env_steps: int) -> None:
         with self._never_raising("log a video"):
@@ -152,11 +152,3 @@ def _kept_run_id(run_dir: Path) -> str:
     if not path.exists():
         path.write_text(secrets.token_hex(4))
     return path.read_text().strip()
-
-
-def _grouped(row: Row) -> dict[str, Value]:
-    """Keys as W&B groups charts: ``return`` of a train row is ``train/return``, ``loss/value`` stays."""
-    values = {key: value for key, value in row.items() if key not in ("env_steps", "kind") and value is not None}
-    return {"env_steps": row["env_steps"]} | {
-        key if "/" in key else f"{row['kind']}/{key}": value for key, value in values.items()
-    }

@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         files = [file for package in ("tdmpc", "compression", "deploy") for file in (ROOT / package).rglob("*.py")]
         stating = [file for file in files if "from jaxtyping import" in file.read_text()]
         modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in stating]
+        modules = [name if name.startswith("tdmpc.") else f"tdmpc.{name}" for name in modules]
         early = [module for module in modules if module in sys.modules]
         if early:
             raise pytest.UsageError(

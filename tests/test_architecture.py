@@ -5,6 +5,7 @@ The last tests hold each law against small houses that break it and that keep it
 """
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,21 +25,23 @@ MAY_IMPORT = {
     "deploy": ("machine", "tdmpc"),
     "scripts": ("machine", "tdmpc", "compression", "deploy"),
 }
+FRONT = "tdmpc/__init__.py"
+"""The public interface: it names what all packages offer, and loads nothing of it before it is used."""
 WIRING = "compression/tdmpc_agent/"
 """The one folder of ``compression`` that knows how TD-MPC is wired, and so imports it."""
 RUN_TIME = ("deploy/__init__.py", "deploy/controller.py", "deploy/timing.py")
 """What runs on a robot, together with every file of ``deploy``, and ``machine.py``, that these import."""
 EXTRAS = {
     "machine": (),
-    "tdmpc": ("train",),
+    "tdmpc": ("train", "tensorboard"),
     "compression": ("train",),
-    "deploy": ("train", "deploy", "openvino", "export"),
+    "deploy": ("train", "deploy", "openvino", "export", "record"),
     "scripts": ("train", "suite", "deploy", "openvino", "export", "tune"),
 }
 """The extras that a package may import from, besides the base dependencies."""
 ROBOT = ("deploy", "machine")
 """Packages whose files a robot may load."""
-RUN_TIME_EXTRAS = ("deploy", "openvino")
+RUN_TIME_EXTRAS = ("deploy", "openvino", "record")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
 """What is imported under another name than its distribution's, or comes with another one."""
 JUNK_DRAWERS = {"common", "helper", "helpers", "misc", "util", "utils"}
@@ -50,6 +53,8 @@ OTHERWISE = {
     **dict.fromkeys(("follow", "followed"), "attach"),
 }
 """Words that no name has, each with the one to say."""
+LINKED = re.compile(r"^tdmpc\.(?=(machine|compression|deploy|scripts)\b)")
+"""What leads from ``tdmpc`` to what is a package, or stands alone, in a house."""
 LONGEST = 300
 """Lines of a module, at most."""
 
@@ -64,7 +69,7 @@ def package_of(path: str) -> str:
 
 
 class Import(NamedTuple):
-    """``from a.b import c`` is the target ``a.b.c``."""
+    """``from a.b import c`` is the target ``a.b.c``; ``tdmpc.deploy`` is ``deploy``, where its folder is."""
 
     path: str
     line: int
@@ -83,9 +88,10 @@ class Import(NamedTuple):
 
 
 def read_house(*packages: str) -> House:
-    """The files of packages, or of modules that stand alone."""
-    files = [file for name in packages for file in [*ROOT.glob(f"{name}.py"), *sorted((ROOT / name).rglob("*.py"))]]
-    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes(), str(file)) for file in files}
+    """The files of packages; ``tdmpc/machine.py`` stands alone, as all may import it."""
+    files = [file for name in packages for file in sorted((ROOT / name).rglob("*.py"))]
+    parsed = {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes(), str(file)) for file in files}
+    return {path.replace("tdmpc/machine.py", "machine.py"): tree for path, tree in parsed.items()}
 
 
 def nodes(house: House, kind: type[Node]) -> Iterator[tuple[str, Node]]:
@@ -97,6 +103,11 @@ def calls(house: House, *names: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def imports(house: House) -> list[Import]:
+    """All imports, with the names that packages have in a house."""
+    return [use._replace(target=LINKED.sub("", use.target)) for use in stated(house)]
+
+
+def stated(house: House) -> list[Import]:
     """All imports, whatever they are nested in; names given to ``import_module`` count."""
     found = [Import(path, node.lineno, name.name) for path, node in nodes(house, ast.Import) for name in node.names]
     for path, node in nodes(house, ast.ImportFrom):
@@ -145,8 +156,14 @@ def wrong_way_imports(house: House) -> list[str]:
         str(use)
         for use in imports(house)
         if use.top in ours - {use.package, *MAY_IMPORT[use.package]}
+        and use.path != FRONT
         and not (use.path.startswith(WIRING) and use.top == "tdmpc")
     ]
+
+
+def second_copies(house: House) -> list[str]:
+    """Imports of what is ours by another name than the installed one: a checkout would load it twice."""
+    return [f"{use}: say tdmpc.{use.top}" for use in stated(house) if use.top in {*MAY_IMPORT} - {"tdmpc"}]
 
 
 def run_time_torch(house: House) -> list[str]:
@@ -193,6 +210,19 @@ def unsafe_loads(house: House) -> list[str]:
 
 def bare_excepts(house: House) -> list[str]:
     return [f"{path}:{handler.lineno}" for path, handler in nodes(house, ast.ExceptHandler) if handler.type is None]
+
+
+def untold_settings(house: House) -> list[str]:
+    """Settings of commands and configs without a word of what they are; a part that is a config tells its own."""
+    return [
+        f"{path}:{item.lineno} {ast.unparse(item.target)}"
+        for path, kind in nodes(house, ast.ClassDef)
+        if kind.name.endswith(("Args", "Config"))
+        for item, after in zip(kind.body, [*kind.body[1:], None], strict=True)
+        if isinstance(item, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+        and not re.search(r"Config|Args", ast.unparse(item.annotation))
+    ]
 
 
 def old_words(house: House) -> list[str]:
@@ -244,6 +274,11 @@ def test_data_flows_one_way(house: House) -> None:
     assert wrong_way_imports(house) == []
 
 
+def test_all_is_below_tdmpc(house: House) -> None:
+    """All that is ours, tests apart, is imported from below ``tdmpc``, as it is installed."""
+    assert second_copies({**house, **read_house("tests")}) == []
+
+
 def test_a_robot_needs_no_torch(house: House) -> None:
     """What deploy runs on a robot imports neither torch nor tdmpc, not even later, inside a function."""
     assert run_time_torch(house) == []
@@ -284,6 +319,11 @@ def test_names_are_the_field_s_own(house: House) -> None:
     assert old_words(house) == []
 
 
+def test_every_setting_is_told(house: House) -> None:
+    """Every setting of a command or config says what it is: help and docs are made of that."""
+    assert untold_settings(house) == []
+
+
 def test_no_module_is_long(house: House) -> None:
     """No module has more than 300 lines."""
     assert long_modules(house) == []
@@ -305,6 +345,7 @@ BREACHES: list[tuple[Law, dict[str, str]]] = [
     (wrong_way_imports, {"tdmpc/a.py": "def f():\n    import scripts.main"}),
     (wrong_way_imports, {"tdmpc/a.py": "import tests"}),
     (wrong_way_imports, {"machine.py": "import tdmpc"}),
+    (second_copies, {"tdmpc/a.py": "from tdmpc import deploy, scripts\nimport deploy.bundle"}),
     (undeclared_imports, {"machine.py": "import rich"}),
     (run_time_torch, {"deploy/timing.py": "import machine", "machine.py": "import torch"}),
     (wrong_way_imports, {"compression/groups.py": "from tdmpc import agent"}),
@@ -340,6 +381,7 @@ BREACHES: list[tuple[Law, dict[str, str]]] = [
     (bare_excepts, {"tdmpc/a.py": "try:\n    f()\nexcept:\n    pass"}),
     (fixed_devices, {"tdmpc/a.py": "x.to('cuda:0')"}),
     (fixed_devices, {"scripts/a.py": "f'cuda:0 {x}'"}),
+    (untold_settings, {"scripts/a.py": "class AArgs:\n    a: int = 1\n    b: int = 2\n    'Of it.'"}),
     (old_words, {"tdmpc/a.py": "def adopt_it(agent): ..."}),
     (old_words, {"tdmpc/a.py": "def start(begun): ..."}),
     (old_words, {"scripts/a.py": "class Run:\n    begin: int"}),
@@ -364,6 +406,7 @@ KEPT: list[tuple[Law, dict[str, str]]] = [
     (unsafe_loads, {"tdmpc/a.py": "torch.load(path, weights_only=True)\njson.load(file)"}),
     (bare_excepts, {"tdmpc/a.py": "try:\n    f()\nexcept OSError:\n    pass"}),
     (fixed_devices, {"tdmpc/a.py": "x.to('cuda')"}),
+    (untold_settings, {"scripts/a.py": "class AArgs:\n    config: AConfig\n    b: int = 2\n    'Of it.'"}),
     (old_words, {"tdmpc/a.py": "def start(forgetting, following): ...", "deploy/a.py": "def f(begun): ..."}),
     (long_modules, {"tdmpc/a.py": "a = 1\n" * LONGEST}),
     (lawless_tests, {"tests/test_a.py": "def test_a():\n    '''One is one.'''\ndef helper(): ..."}),

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from compression.importance import CRITERIA, Evidence, Tally, kept, moments_of, nothing_seen, observed, sums_of
-from compression.records import EVENTS, read
-from compression.tdmpc_agent.groups import agent_groups
-from deploy.export import export
-from deploy.original import ExportConfig
 from tdmpc.agent import Agent
+from tdmpc.compression.importance import CRITERIA, Evidence, Tally, kept, moments_of, nothing_seen, observed, sums_of
+from tdmpc.compression.records import EVENTS, read
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tdmpc.config import TrainConfig
+from tdmpc.deploy.export import export
+from tdmpc.deploy.original import ExportConfig
 from tdmpc.evaluation import evaluate
 from tdmpc.runs import load_agent
 from tdmpc.spec import EnvSpec

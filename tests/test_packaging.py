@@ -73,40 +73,55 @@ def test_lock_is_complete() -> None:
     assert [line for line in complaints if not any(line.endswith(text) for text in known)] == []
 
 
-@pytest.mark.parametrize("package", ["machine", "tdmpc", "compression", "deploy", "scripts"])
-def test_packages_are_not_hidden_by_namesakes(package: str, tmp_path: Path) -> None:
-    """From any folder a package's name finds the one of this checkout, not another distribution's or the stdlib's."""
-    found = run_python(
-        "-c", f"from importlib.util import find_spec; print(find_spec({package!r}).origin)", folder=tmp_path
-    )
-    assert found.stdout.strip() in (str(ROOT / f"{package}.py"), str(ROOT / package / "__init__.py")), found.stderr
+@pytest.mark.parametrize("package", ["compression", "deploy", "scripts"])
+def test_folders_of_one_s_own_do_no_harm(package: str, tmp_path: Path) -> None:
+    """Beside folders that are called as ours are, the command and the controller are those of this checkout."""
+    for name in ("compression", "deploy", "scripts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise AssertionError('not this one')")
+    code = f"import tdmpc.scripts.main, tdmpc.deploy.controller, tdmpc.{package} as ours; print(ours.__file__)"
+    found = run_python("-c", code, folder=tmp_path)
+    assert Path(found.stdout.strip()).resolve() == ROOT / package / "__init__.py", found.stderr
 
 
 def test_tdmpc_without_its_extra_says_what_to_install() -> None:
-    """Importing tdmpc where PyTorch is missing ends with the pip line that mends it."""
-    result = run_without("torch", "import tdmpc")
+    """Where PyTorch is missing, tdmpc can be imported, and a name of its training half ends with the pip line."""
+    result = run_without("torch", "import tdmpc; assert tdmpc.__version__; tdmpc.train")
     last = result.stderr.strip().splitlines()[-1:]
     assert result.returncode == 1
     assert [line for line in last if line.startswith("ImportError") and "pip install 'tdmpc[train]'" in line], last
 
 
+def test_the_interface_loads_what_is_used() -> None:
+    """``import tdmpc`` loads no third-party package; each public name is where it says; others are refused."""
+    light = "import sys, tdmpc; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
+    assert run_python("-c", light).returncode == 0
+    import tdmpc
+
+    assert {name: getattr(tdmpc, name).__name__ for name in tdmpc.HOME} == {name: name for name in tdmpc.HOME}
+    assert set(dir(tdmpc)) == {*tdmpc.HOME, "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'tain': there are PruneConfig, "):
+        _ = tdmpc.tain
+
+
 def test_deploy_needs_no_torch() -> None:
     """Importing deploy works where PyTorch is missing."""
-    result = run_without("torch", "import deploy")
+    result = run_without("torch", "import tdmpc.deploy")
     assert result.returncode == 0, result.stderr
 
 
 def test_a_robot_draws_its_latencies() -> None:
     """The figure of latencies asks for neither PyTorch nor pandas."""
-    result = run_without("torch", "sys.modules['pandas'] = None; import scripts.report.latency")
+    result = run_without("torch", "sys.modules['pandas'] = None; import tdmpc.scripts.report.latency")
     assert result.returncode == 0, result.stderr
 
 
 def test_a_wheel_has_no_experiments() -> None:
-    """A wheel holds the commands and their figures, and not the experiments of this project."""
+    """A wheel holds all packages below tdmpc, and not the experiments of this project."""
     chosen = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     packages = find_packages(str(ROOT), exclude=chosen["exclude"], include=chosen["include"])
-    assert {"tdmpc", "compression", "deploy", "scripts", "scripts.report"} <= set(packages)
+    assert {"tdmpc", "tdmpc.compression", "tdmpc.deploy", "tdmpc.scripts", "tdmpc.scripts.report"} <= set(packages)
+    assert {name.split(".")[0] for name in packages} == {"tdmpc"}
     assert [name for name in packages if "experiments" in name] == []
 
 
@@ -121,14 +136,16 @@ def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
 
 def test_one_console_command() -> None:
     """The project installs one command, `tdmpc`."""
-    assert PROJECT["scripts"] == {"tdmpc": "scripts.main:main"}
+    assert PROJECT["scripts"] == {"tdmpc": "tdmpc.scripts.main:main"}
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
     """A wheel, unpacked away from the checkout, imports and knows its commands; it brings neither tests nor results."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants"))
+    shutil.copytree(
+        ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants")
+    )
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path / "wheel"))
     built = run_python("-m", "pip", "wheel", *options, str(source), folder=tmp_path)
     assert built.returncode == 0, built.stderr
@@ -136,8 +153,9 @@ def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
     assert not {"tests", "results", "docs"} & {path.name for path in installed.iterdir()}
-    found = run_python("-m", "scripts.main", "--help", folder=installed)
+    found = run_python("-m", "tdmpc.scripts.main", "--help", folder=installed)
     assert found.returncode == 0 and "train" in found.stdout, found.stderr
-    for module in ("deploy", "machine"):
-        found = run_python("-c", f"import {module}; print({module}.__file__)", folder=installed)
+    assert {path.name.split("-")[0] for path in installed.iterdir()} == {"tdmpc"}
+    for module in ("tdmpc.deploy", "tdmpc.compression.tdmpc_agent.hook"):
+        found = run_python("-c", f"import {module} as module; print(module.__file__)", folder=installed)
         assert found.stdout.startswith(str(installed)), found.stderr

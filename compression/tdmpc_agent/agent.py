@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.absorb import Inputs, Watch, absorbed
-from compression.groups import Groups, Keep
-from compression.prunable import Judgement
-from compression.tdmpc_agent.groups import agent_groups, shrink_agent
-from compression.tdmpc_agent.judge import Reference
-from compression.tdmpc_agent.networks import Networks, run_all
 from tdmpc.agent import Agent
+from tdmpc.compression.absorb import Inputs, Watch, absorbed
+from tdmpc.compression.groups import Groups, Keep
+from tdmpc.compression.prunable import Judgement
+from tdmpc.compression.tdmpc_agent.groups import agent_groups, shrink_agent
+from tdmpc.compression.tdmpc_agent.judge import Reference
+from tdmpc.compression.tdmpc_agent.networks import Networks, run_all
 from tdmpc.config import TrainConfig
 from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec

@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from compression.groups import Axis, Groups, Keep, Slice
-from compression.shrink import shrink
+from tdmpc.compression.groups import Axis, Groups, Keep, Slice
+from tdmpc.compression.shrink import shrink
 from tdmpc.config import ModelConfig, PlannerConfig, TrainConfig
 from tdmpc.macs import planning_macs
 from tdmpc.spec import EnvSpec

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from compression.config import PruneConfig
-from compression.pruner import OnlinePruner
-from compression.records import EVENTS, flat_events
-from compression.tdmpc_agent.agent import PrunableAgent
-from compression.tdmpc_agent.groups import agent_groups
 from tdmpc.agent import Agent
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.records import EVENTS, flat_events
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tdmpc.config import ModelConfig
 from tdmpc.pruner import Pruner
 from tdmpc.trainer import Trainer
@@ -52,7 +52,7 @@ class AgentPruner(Pruner):
 
     def _advance(self, trainer: Trainer) -> None:
         events = self.pruner.journal.lines
-        with trainer.window.timer("prune"):
+        with trainer.tally.timer("prune"):
             agent = PrunableAgent.of(trainer.agent, trainer.replay, step=trainer.agent_steps)
             chosen = self.pruner.advance(agent, step=trainer.env_steps)
             if chosen is not agent:
@@ -60,7 +60,7 @@ class AgentPruner(Pruner):
         for name, axis in self.pruner.snapshot["axes"].items():
             trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:
-            trainer.sink.table("prune/events", flat_events(self.folder / EVENTS), trainer.env_steps)
+            trainer.sink.table("prune/event_table", flat_events(self.folder / EVENTS), trainer.env_steps)
 
     def row(self) -> dict[str, float]:
         return self.pruner.row()

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from compression.prunable import Judgement
-from compression.tdmpc_agent.networks import Networks
+from tdmpc.compression.prunable import Judgement
+from tdmpc.compression.tdmpc_agent.networks import Networks
 from tdmpc.losses import Targets, model_loss, targets, temporal_weights
 from tdmpc.planner import draw_noise, imagine, mppi
 from tdmpc.replay import Replay

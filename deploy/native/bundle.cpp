@@ -6,6 +6,8 @@
 #include <iterator>
 #include <stdexcept>
 
+namespace tdmpc {
+
 namespace {
 
 constexpr int format_version = 3;
@@ -35,6 +37,22 @@ size_t size(const Json& shape) {
     return product;
 }
 
+void flatten(const Json& value, std::vector<float>& numbers) {
+    if (!value.is_array()) numbers.push_back(value.get<float>());
+    else
+        for (const auto& each : value) flatten(each, numbers);
+}
+
+Sensor described(const Json& item, size_t numbers) {
+    Sensor sensor{part(item, "name").get<std::string>(), {}, {}, item.value("repeats", true)};
+    if (!item.contains("seen_low")) return sensor;
+    flatten(part(item, "seen_low"), sensor.seen_low);
+    flatten(part(item, "seen_high"), sensor.seen_high);
+    if (sensor.seen_low.size() != numbers || sensor.seen_high.size() != numbers)
+        throw std::runtime_error("the range seen of '" + sensor.name + "' does not fit its shape");
+    return sensor;
+}
+
 Bundle parse(const std::string& folder, Json manifest) {
     const double version = part(manifest, "format_version").get<double>();
     if (version > format_version)
@@ -45,6 +63,7 @@ Bundle parse(const std::string& folder, Json manifest) {
     for (const auto& sensor : part(manifest, "observation")) {
         bundle.sensors.push_back(part(sensor, "input").get<std::string>());
         bundle.sizes[bundle.sensors.back()] = size(part(sensor, "shape"));
+        bundle.described.push_back(described(sensor, bundle.sizes[bundle.sensors.back()]));
     }
     for (const auto& [name, shape] : part(part(manifest, "noise"), "inputs").items()) {
         bundle.noise.push_back(name);
@@ -60,6 +79,8 @@ Bundle parse(const std::string& folder, Json manifest) {
     bundle.sizes["previous_mean"] = bundle.horizon * bundle.low.size();
     // Formats before 3 have neither.
     bundle.delay = whole(part(manifest, "environment").value("delay", Json(0)), 0);
+    const Json period = part(manifest, "environment").value("control_period_ms", Json());
+    if (!period.is_null()) bundle.period_ms = period.get<double>();
     const Json limit = planner.value("max_change", Json());
     if (!limit.is_null()) bundle.max_change = limit.get<double>();
     if (bundle.takes_committed()) bundle.sizes["committed"] = (bundle.delay + 1) * bundle.low.size();
@@ -71,7 +92,7 @@ Bundle parse(const std::string& folder, Json manifest) {
         const size_t bytes = content(bundle.file(name)).size();
         if (bytes != part(file, "bytes").get<double>())
             throw std::runtime_error(name + " is not the file that was exported: copy the bundle again");
-        if (name != "golden.bin") bundle.bytes += static_cast<long long>(bytes);
+        if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") bundle.bytes += static_cast<long long>(bytes);
     }
     bundle.manifest = std::move(manifest);
     return bundle;
@@ -139,3 +160,5 @@ std::vector<GoldenPlan> read_golden(const Bundle& bundle) {
         throw std::runtime_error(bundle.folder + " has no golden plans that can be used: " + plain(error));
     }
 }
+
+}  // namespace tdmpc

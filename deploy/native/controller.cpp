@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <utility>
 
+namespace tdmpc {
+
 namespace {
 
 bool finite(const std::vector<float>& values) {
@@ -39,11 +41,13 @@ void check(const Bundle& bundle, Graph& graph) {
 
 }  // namespace
 
-Controller::Controller(const Bundle& bundle, const Runtime& runtime, bool pipelined)
-    : Controller(bundle, load_graph(bundle.file("planner.onnx"), runtime), pipelined) {}
+Controller::Controller(const Bundle& bundle, const Runtime& runtime, bool pipelined, const Safety& safety)
+    : Controller(bundle, load_graph(bundle.file("planner.onnx"), runtime), pipelined, safety,
+                 safety.on_fault == FaultPolicy::prior ? load_graph(bundle.file("policy.onnx"), runtime) : nullptr) {}
 
-Controller::Controller(const Bundle& bundle, std::unique_ptr<Graph> graph, bool pipelined)
-    : bundle_(bundle), graph_(std::move(graph)), thread_(pipelined ? std::make_unique<Thread>() : nullptr) {
+Controller::Controller(const Bundle& bundle, std::unique_ptr<Graph> graph, bool pipelined, const Safety& safety,
+                       std::unique_ptr<Graph> policy)
+    : bundle_(bundle), graph_(std::move(graph)), policy_(std::move(policy)), watch_(bundle, safety), thread_(pipelined ? std::make_unique<Thread>() : nullptr) {
     check(bundle, *graph_);
     if (pipelined && bundle.delay == 0)
         throw std::runtime_error(bundle.folder + " plans for the moment of the observation, and a pipeline answers before it "
@@ -65,34 +69,50 @@ void Controller::start() {
     decided_.clear();
     for (size_t number = 1; number <= bundle_.delay; ++number) decided_[decision_ + static_cast<long>(number)] = middle_;
     acted_ = false;
-    action_.resize(bundle_.low.size());
-    for (size_t index = 0; index < action_.size(); ++index)
-        action_[index] = std::min(std::max(0.0f, bundle_.low[index]), bundle_.high[index]);
+    action_ = watch_.nought();
+    readings_.clear();
+    watch_.reset();
 }
 
-bool Controller::readable(const Arrays& readings) const {
-    return std::all_of(bundle_.sensors.begin(), bundle_.sensors.end(), [&](const std::string& name) {
-        const auto reading = readings.find(name);
-        return reading != readings.end() && reading->second.size() == bundle_.sizes.at(name) && finite(reading->second);
-    });
-}
+void Controller::fault(const std::string& kind, const std::string& message) { found_.emplace_back(kind, "", message); }
 
-const Action& Controller::act(const Arrays& readings) {
-    ++decision_;
-    take_up();
-    if (!readable(readings)) {
-        ++faults_;
-        decided_[decision_ + static_cast<long>(bundle_.delay)] = bundle_.delay ? committed().back() : action_;
-    } else if (!running_.valid()) {
-        plan(readings);
+// What the fault policy does, where `held` would be held.
+Action Controller::instead(const Action& held) {
+    if (watch_.on_fault() == FaultPolicy::prior && policy_ && !readings_.empty()) {
+        for (const auto& name : bundle_.sensors) policy_->input(name) = readings_.at(name);
+        policy_->run();
+        if (finite(policy_->output("action"))) return policy_->output("action");
     }
-    const Action action = due();
+    return watch_.on_fault() == FaultPolicy::zero ? watch_.nought() : held;
+}
+
+void Controller::decide_instead(long decision) {
+    decided_[decision] = instead(bundle_.delay ? committed().back() : action_);
+}
+
+const Action& Controller::act(const Arrays& readings, double age_ms) {
+    ++decision_;
+    found_.clear();
+    take_up();
+    try {
+        watch_.examine(readings, age_ms);
+        readings_ = readings;
+        if (!running_.valid()) plan(readings);
+    } catch (const ControlFault& fault) {
+        found_.push_back(fault);
+        decide_instead(decision_ + static_cast<long>(bundle_.delay));
+    }
+    const Action planned = due();
+    const Action action = watch_.applied(planned, acted_ ? &action_ : nullptr, !found_.empty());
     for (size_t index = 0; index < action.size(); ++index) {
         const float half = (bundle_.high[index] - bundle_.low[index]) / 2, before = acted_ ? action_[index] : middle_[index];
         const float change = static_cast<float>(bundle_.max_change) * half;
         action_[index] = std::isfinite(change) ? std::min(std::max(action[index], before - change), before + change) : action[index];
     }
     acted_ = true;
+    faults_ += static_cast<long>(found_.size());
+    watch_.tell(found_);
+    if (!found_.empty() && watch_.on_fault() == FaultPolicy::raise) throw found_.front();
     return action_;
 }
 
@@ -139,8 +159,8 @@ void Controller::take_up() {
     bool holds = planned_ - static_cast<long>(bundle_.delay) > began_;
     try {
         running_.get();
-    } catch (const std::exception&) {  // whatever the runtime throws: the next decision asks it again
-        ++faults_;
+    } catch (const std::exception& error) {  // whatever the runtime throws: the next decision asks it again
+        fault("plan", std::string("the planner failed: ") + error.what());
         holds = false;
     }
     if (!holds) return;
@@ -148,8 +168,8 @@ void Controller::take_up() {
     if (finite(action) && finite(mean))
         plans_.push_back({planned_, mean});
     else {
-        ++faults_;
-        if (!thread_) decided_[planned_] = bundle_.delay ? committed().back() : action_;
+        fault("plan", "the plan is not finite: are the readings ones that the agent could meet?");
+        if (!thread_) decide_instead(planned_);
     }
 }
 
@@ -187,9 +207,15 @@ Action Controller::due() {
     // Of the plans that have begun only the last will be looked at again.
     while (plans_.size() > 1 && plans_[1].decision <= decision_) plans_.erase(plans_.begin());
     const bool planned = decided_.count(decision_) == 0;
-    if (planned && (plans_.empty() || plans_.front().decision != decision_)) ++late_plans_;
-    Action action = action_;
-    if (!decided_for(decision_, action)) ++faults_;
+    const bool late = planned && (plans_.empty() || plans_.front().decision != decision_);
+    if (late) ++late_plans_;
+    Action action;
+    if (!decided_for(decision_, action)) {
+        fault("late", "the plan is late, and no earlier one reaches as far");
+        action = instead(action_);
+    } else if (late) {
+        watch_.note("late", "a plan is late, and the one before is followed");
+    }
     decided_.erase(decision_);
     return action;
 }
@@ -216,3 +242,5 @@ Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
     }
     return found;
 }
+
+}  // namespace tdmpc

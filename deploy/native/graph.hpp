@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+namespace tdmpc {
+
 struct Runtime {
     int threads = 1;
     bool reduced = false;  // bfloat16, where the processor multiplies it natively
@@ -26,3 +28,5 @@ public:
 };
 
 std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime);
+
+}  // namespace tdmpc

@@ -6,6 +6,8 @@
 
 #include "graph.hpp"
 
+namespace tdmpc {
+
 namespace {
 
 template <class Arrays>
@@ -67,3 +69,5 @@ private:
 std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime) {
     return std::make_unique<OpenVinoGraph>(path, runtime);
 }
+
+}  // namespace tdmpc

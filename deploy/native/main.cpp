@@ -18,6 +18,8 @@
 #include "controller.hpp"
 #include "timing.hpp"
 
+using namespace tdmpc;
+
 namespace {
 
 const char* usage =

@@ -7,6 +7,8 @@
 #include <mutex>
 #include <thread>
 
+namespace tdmpc {
+
 class Thread {
 public:
     Thread() : thread_([this] { work(); }) {}
@@ -51,3 +53,5 @@ private:
     bool ends_ = false;
     std::thread thread_;  // last: what it uses is there before it begins
 };
+
+}  // namespace tdmpc

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+namespace tdmpc {
+
 namespace {
 
 constexpr int rounds = 5;
@@ -157,3 +159,5 @@ Json machine_facts(const Before& begun) {
             {"load_before", begun.load}, {"load_after", load_average()}, {"peak_rss_bytes", 1024 * usage_now().ru_maxrss},
             {"stolen_ms", 1000 * (stolen_now() - begun.stolen_s)}};
 }
+
+}  // namespace tdmpc

@@ -4,6 +4,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+namespace tdmpc {
+
 using Json = nlohmann::ordered_json;
 
 struct Before {
@@ -15,7 +17,7 @@ struct Timed {
     std::function<long()> late_plans;  // decisions so far for which no new plan was ready
 };
 
-// Both give the fields of `deploy.timing.Times`.
+// Both give the fields of `tdmpc.deploy.timing.Times`.
 Json single_stream(const Timed& subject, int calls, double seconds);
 Json periodic(const Timed& subject, double period_s, int periods);
 
@@ -23,3 +25,5 @@ Before before();
 // The fields of `machine.facts`, but for the versions; what is not known is null.
 Json machine_facts(const Before& begun);
 double seconds_now();
+
+}  // namespace tdmpc

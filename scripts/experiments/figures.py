@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts import collect
-from scripts.csv_tables import read_table
-from scripts.estimates import mean
-from scripts.report import style
-from scripts.report.style import (
+from tdmpc.scripts import collect
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.estimates import mean
+from tdmpc.scripts.experiments.printed import SLOWDOWN
+from tdmpc.scripts.report import style
+from tdmpc.scripts.report.style import (
     HOLLOW,
     INK,
     LINE,
@@ -25,7 +26,7 @@ from scripts.report.style import (
     steps_axis,
     styled,
 )
-from scripts.report.training import AS_PUBLISHED, PUBLISHED, draw_run, finish
+from tdmpc.scripts.report.training import AS_PUBLISHED, PUBLISHED, draw_run, finish
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,27 @@ def latency(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
+def slowdown(rows: pd.DataFrame) -> Figure:
+    """Return in real time against the slowdown of the processor: means of seeds, bars from the least to the largest."""
+    real = rows[rows["slowdown"] > 0]
+    hues = colours(real["method"].unique())
+    figure, panels = _panels(rows, width=4.2, height=3.0)
+    for (task, some), axes in zip(real.groupby("task", sort=False), panels, strict=False):
+        for method, mine in some.groupby("method", sort=False):
+            seeds = mine.groupby("slowdown")["return_mean"].agg(["mean", "min", "max"])
+            bars = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
+            look = {"color": hues[method], "marker": "o", "markersize": 4, "linewidth": 1.6, "capsize": 2}
+            axes.errorbar(seeds.index, seeds["mean"], bars, **look)
+        waiting = rows[(rows["task"] == task) & (rows["slowdown"] == 0)]["return_mean"].mean()
+        axes.axhline(waiting, color=MUTED, linewidth=1, linestyle="--")
+        axes.set_xscale("log")
+        style.plain_log(axes.xaxis)
+        axes.set(xlabel="slowdown of the processor", ylabel="return in real time", ylim=(0, None))
+    legend(figure, hues.items(), [entry("the simulator waits", color=MUTED, linestyle="--")])
+    return figure
+
+
 def _at_least_a_tenth(low: float, high: float) -> tuple[float, float]:
     """Bounds that show differences of a hundredth as what they are: (854, 865) -> (816, 903)."""
     middle, reach = (low + high) / 2, max(high - low, 0.1 * max(abs(low), abs(high))) / 2
@@ -178,6 +200,10 @@ KINDS = {
     "movement": Kind(
         *(collect.IMPORTANCE, ("component",), ("env_steps", "rank_last"), movement),
         "Rank correlation of the importance with that at the end of training, by component",
+    ),
+    "slowdown": Kind(
+        *(SLOWDOWN, (), ("slowdown", "return_mean"), slowdown),
+        "Return in real time against the slowdown of the processor, dense and pruned",
     ),
     "latency": Kind(
         *(collect.LATENCY, ("backend", "precision", "mode"), ("p99_ms", "period_ms", "return_mean"), latency),

@@ -1,4 +1,7 @@
-"""Tables of what commands printed with ``--json``; a file has one command's objects, or those of several."""
+"""Tables of what commands printed with ``--json``; a file has one command's objects, or those of several.
+
+And of what ``slowdown`` wrote.
+"""
 
 import json
 from collections.abc import Iterator
@@ -6,8 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import ResultsError
-from scripts.experiments.tables import markdown, without_empty
+import pandas as pd
+
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.errors import ResultsError
+from tdmpc.scripts.experiments.tables import markdown, without_empty
+
+SLOWDOWN = "slowdown.csv"
 
 
 @contextmanager
@@ -66,6 +74,25 @@ def timings(path: Path) -> str:
         if not machines:
             raise ValueError("no rows")
     return f"{markdown(without_empty(lines))}\n\n{'; '.join(sorted(machines))}."
+
+
+def slowdown(path: Path) -> str:
+    """Return in real time by slowdown, the mean over seeds; in brackets the delay, or where it varies the delays."""
+    rows = read_table(path, "task", "method", numbers=("slowdown", "return_mean", "delay"))
+    cells = rows.groupby(["task", "method", "slowdown"], sort=False).agg({"return_mean": "mean", "delay": list})
+    names = {0: "waits"} | {number: f"{number:g} x" for number in sorted(rows["slowdown"].unique()) if number}
+    lines = []
+    for (task, method), some in cells.groupby(level=["task", "method"], sort=False):
+        mine = some.droplevel(["task", "method"])
+        seeds = str(rows[(rows["task"] == task) & (rows["method"] == method)]["seed"].nunique())
+        found = {name: _cell(mine.loc[number]) if number in mine.index else "" for number, name in names.items()}
+        lines.append({"task": task, "controller": method, "seeds": seeds, **found})
+    return markdown(without_empty(lines))
+
+
+def _cell(found: pd.Series) -> str:
+    delays = sorted({int(delay) for delay in found["delay"]})
+    return f"{found['return_mean']:.0f}" + (f" ({'-'.join(map(str, delays))})" if delays[-1] else "")
 
 
 def _late(row: dict[str, Any]) -> str:

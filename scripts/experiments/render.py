@@ -5,23 +5,24 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import ResultsError
-from scripts.experiments import figures, printed
-from scripts.experiments.figures import KINDS
-from scripts.experiments.tables import TABLES
-from scripts.report import style, training
 from tdmpc.files import write_whole
+from tdmpc.scripts.errors import ResultsError
+from tdmpc.scripts.experiments import figures, papers, printed
+from tdmpc.scripts.experiments.printed import SLOWDOWN
+from tdmpc.scripts.experiments.tables import TABLES
+from tdmpc.scripts.report import style, training
 
 RESULTS = Path("results")
 FIGURES = Path("docs/figures")
 MADE_FROM = FIGURES / "made-from.json"
 """Of each figure the hashes of what it was made from and of the file itself: pictures of other machines differ."""
-DRAWING = "".join(inspect.getsource(module) for module in (figures, style, training))
-PRINTED = {"bench": ("", printed.bench), "timings": ("", printed.timings)}
+KINDS = figures.KINDS | papers.KINDS
+PRINTED = {"bench": ("", printed.bench), "timings": ("", printed.timings), "slowdown": (SLOWDOWN, printed.slowdown)}
 OPEN, CLOSE = "<!-- results:", "<!-- /results -->"
 MARKER = re.compile(rf"^ *(?:{OPEN}(.+?) -->|{CLOSE})$", re.MULTILINE)
 BLOCK = re.compile(rf"^ *({OPEN}(.+?) -->)$.*?^ *{CLOSE}$", re.DOTALL | re.MULTILINE)
@@ -41,7 +42,9 @@ class Picture:
     def state(self) -> dict[str, str]:
         """Hashes: of the data, of what is drawn of them and of the code that draws; and of the file."""
         table = self.source.read_bytes().replace(b"\r\n", b"\n")
-        made_from = "\0".join((self.kind, *self.tasks, DRAWING)).encode() + table
+        module = sys.modules[KINDS[self.kind].draw.__module__]
+        drawing = "".join(inspect.getsource(part) for part in (module, style, training))
+        made_from = "\0".join((self.kind, *self.tasks, drawing)).encode() + table
         return {"made_from": _hash(made_from), "picture": _hash(self.file.read_bytes()) if self.file.exists() else ""}
 
 
@@ -99,7 +102,7 @@ def filled(text: str, page: Path, fill: Callable[[Path, str], str]) -> str:
 def _block(root: Path, pictures: dict[Path, Picture], page: Path, asked: str) -> str:
     """What a marker asks for: a table, or a figure, which is noted."""
     what, *more = asked.split()
-    tables = TABLES | PRINTED
+    tables = TABLES | papers.TABLES | PRINTED
     if what in tables and len(more) == 1:
         name, draw = tables[what]
         source = RESULTS / more[0] / name

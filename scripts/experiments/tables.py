@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from deploy.percentiles import upper_bound
-from scripts import collect
-from scripts.csv_tables import read_table
-from scripts.estimates import Estimate, correlation, interquartile_mean, mean
-from scripts.report.training import PUBLISHED
+from tdmpc.deploy.percentiles import upper_bound
+from tdmpc.scripts import collect
+from tdmpc.scripts.csv_tables import read_table
+from tdmpc.scripts.estimates import Estimate, correlation, interquartile_mean, mean
+from tdmpc.scripts.report.training import PUBLISHED
 
 BASELINE = "dense"
 """The method that pruned ones are compared with."""

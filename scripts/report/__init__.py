@@ -6,6 +6,6 @@ Figures are built through matplotlib's object interface: no pyplot, no backend, 
 
 def main(arguments: list[str]) -> int:
     """Run the command; a robot draws latencies, and has not got what it needs."""
-    from scripts.report.command import main
+    from tdmpc.scripts.report.command import main
 
     return main(arguments)

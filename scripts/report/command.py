@@ -8,17 +8,22 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts.report import pruning
-from scripts.report.page import Picture, page, saved
-from scripts.report.style import Figure
-from scripts.report.training import PUBLISHED, learning_curve, training_panels
 from tdmpc import runs
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.files import write_whole
 from tdmpc.metrics import read_rows
+from tdmpc.runs import RunError
+from tdmpc.scripts.protocol import CERTIFICATE
+from tdmpc.scripts.report import pruning
+from tdmpc.scripts.report.latency import label
+from tdmpc.scripts.report.page import Picture, page, saved
+from tdmpc.scripts.report.style import Figure
+from tdmpc.scripts.report.training import PUBLISHED, learning_curve, training_panels
 
 PAGE = "report.html"
 STEP = "environment steps"
+TIMES = "latency.json"
+COLUMNS = {"p50_ms": "p50, ms", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max"}
 CAPTIONS = {
     "importance": (
         "Importance of components and layers",
@@ -48,27 +53,38 @@ class ReportArgs:
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
+    dense: Path | None = None
+    """Run without pruning to show beside it; RUN-dense where there is one, as ``tdmpc demo`` leaves it."""
+    latency: Path | None = None
+    """What ``tdmpc latency --json`` wrote; latency.json in the run folder where there is one."""
 
 
 def main(arguments: list[str]) -> int:
     """Read, draw, say where."""
     args = tyro.cli(ReportArgs, args=arguments, prog="tdmpc report")
-    for picture in write_report(args.run):
+    for picture in write_report(args.run, dense=args.dense, latency=args.latency):
         print(picture.path)
     print(args.run / PAGE)
     return 0
 
 
-def write_report(folder: Path) -> list[Picture]:
+def write_report(folder: Path, *, dense: Path | None = None, latency: Path | None = None) -> list[Picture]:
     """Draw the pictures of a run and write its page; returns the pictures, each with its path.
 
+    Args:
+        folder: of the run.
+        dense: the run to show beside it; RUN-dense when not given.
+        latency: what ``tdmpc latency --json`` wrote; that in the run folder when not given.
+
     Raises:
-        RunError: this is not a run folder.
+        RunError: this is not a run folder, nor is the other one; the times cannot be read.
     """
+    beside = _beside(folder, dense)
     spec, config = runs.spec(folder), runs.config(folder)
     rows = read_rows(folder / runs.METRICS) if (folder / runs.METRICS).exists() else []
     events = read(folder / EVENTS)
-    learning_curve({spec.id: rows}, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
+    curves = {spec.id: rows, **{run.name: read_rows(run / runs.METRICS) for run in beside}}
+    learning_curve(curves, folder / runs.CURVE, title=spec.id, published=PUBLISHED.get(spec.id))
     training_panels(rows, folder / runs.PANELS, title=spec.id)
     pictures = [
         Picture(
@@ -80,7 +96,9 @@ def write_report(folder: Path) -> list[Picture]:
     text = page(
         title=f"{spec.id}, seed {config.seed}",
         lead=_lead(folder, rows),
-        result=_result(folder),
+        results={run.name: _result(run) for run in (folder, *beside)},
+        sensors=_summary(folder).get("sensors", {}),
+        latency=_latency(folder, latency),
         pictures=pictures,
         events=events,
         step=STEP,
@@ -134,11 +152,59 @@ def _unpruned(folder: Path) -> str:
     return f"no event yet on the way to {target:.0%}" if target else "the run was started without --prune.target"
 
 
+def _beside(folder: Path, dense: Path | None) -> list[Path]:
+    """The run to show beside another one, if there is one that is finished."""
+    if dense is not None and not (dense / runs.SUMMARY).exists():
+        raise RunError(f"{dense} has no {runs.SUMMARY}: give --dense a finished run")
+    run = folder.with_name(f"{folder.name}-dense") if dense is None else dense
+    return [run] if (run / runs.SUMMARY).exists() else []
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / runs.SUMMARY
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _latency(folder: Path, given: Path | None) -> list[dict[str, str]]:
+    """A row for each controller that was timed, in milliseconds."""
+    path = folder / TIMES if given is None else given
+    if given is None and not path.exists():
+        return []
+    try:
+        return [
+            {
+                "controller": label(row),
+                **{name: "-" if row[key] is None else f"{row[key]:.2f}" for key, name in COLUMNS.items()},
+                "late": f"{row['misses']} of {row['periods']}" if row["mode"] == "periodic" else "-",
+                "processor": row["processor"],
+            }
+            for row in json.loads(path.read_text())
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})") from error
+
+
 def _result(folder: Path) -> dict[str, str]:
     """What came out, in words and units."""
-    if not (folder / runs.SUMMARY).exists():
+    return {**_outcome_of(folder), **_certificate(folder)}
+
+
+def _certificate(folder: Path) -> dict[str, str]:
+    """What ``tdmpc certify`` found of this run as a candidate."""
+    path = folder / f"{CERTIFICATE}.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    protocol = found["protocol"]
+    known = f"at most {found['loss_upper']:.1%} below {protocol['reference']['path']} on average"
+    how = f"{protocol['confidence']:.0%} confidence, {found['pairs']} pairs"
+    return {"certificate": f"{found['verdict']}: {known}, {how}"}
+
+
+def _outcome_of(folder: Path) -> dict[str, str]:
+    summary = _summary(folder)
+    if not summary:
         return {"state": "the run has not come to its end yet"}
-    summary = json.loads((folder / runs.SUMMARY).read_text())
     counts = {"multiply-adds of a plan": "planning_macs", "parameters": "parameters"}
     return {
         "return": f"{summary['return_mean']:.1f} ± {summary['return_std']:.1f} over {summary['episodes']} episodes",

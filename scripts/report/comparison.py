@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scripts.report.style import INK, Figure, colours, markers, panels, share_axis, styled
+from tdmpc.scripts.report.style import INK, Figure, colours, markers, panels, share_axis, styled
 
 
 @styled

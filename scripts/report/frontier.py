@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.report.style import INK, Figure, colours, entry, period_line, plain_log, save, styled
+from tdmpc.scripts.report.style import INK, Figure, colours, entry, period_line, plain_log, save, styled
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.report.style import Figure, colours, period_line, plain_log, save, styled
+from tdmpc.scripts.report.style import Figure, colours, period_line, plain_log, save, styled
 
 
 @styled
@@ -15,7 +15,7 @@ def draw(rows: Sequence[dict[str, Any]], samples_ms: Sequence[np.ndarray], path:
     """Two panels: how often a decision takes longer than so much; return against the 99th percentile.
 
     Args:
-        rows: what was measured, as ``deploy.timing.row`` tells it.
+        rows: what was measured, as ``tdmpc.deploy.timing.row`` tells it.
         samples_ms: the times behind each row.
         path: figure to write.
     """

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 try:
@@ -10,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("reports need jinja2: pip install 'tdmpc[train]'") from error
 
-from scripts.report.style import Figure, save
+from tdmpc.scripts.report.style import Figure, save
 
 TEMPLATE = "report.html.jinja"
 
@@ -34,12 +35,14 @@ def page(
     *,
     title: str,
     lead: str,
-    result: Mapping[str, str],
+    results: Mapping[str, Mapping[str, str]],
     pictures: Sequence[Picture],
     events: Sequence[Mapping[str, Any]],
     step: str,
     unpruned: str,
     settings: str,
+    sensors: Mapping[str, Sequence[Sequence[float]]] = MappingProxyType({}),
+    latency: Sequence[Mapping[str, str]] = (),
     video: Path | None = None,
 ) -> str:
     """The page as HTML; pictures and film are inside it, nothing is loaded from elsewhere.
@@ -47,12 +50,14 @@ def page(
     Args:
         title: of the page.
         lead: one line below it.
-        result: what came out, by name.
+        results: what came out, by name; this run first, then those beside it.
         pictures: in order.
         events: as recorded; empty where nothing was pruned.
         step: what the steps of the records are called.
         unpruned: why there are no events, after "Nothing was pruned: ".
         settings: the run's, as text.
+        sensors: least and largest value of each reading, in sensor units.
+        latency: a row for each controller that was timed.
         video: an mp4.
     """
     environment = Environment(
@@ -61,7 +66,9 @@ def page(
     return environment.get_template(TEMPLATE).render(
         title=title,
         lead=lead,
-        result=result,
+        results=results,
+        sensors=sensors,
+        latency=latency,
         pictures=[{**picture._asdict(), "data": data_uri(picture.path, "image/png")} for picture in pictures],
         events=events,
         step=step,

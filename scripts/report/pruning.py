@@ -1,4 +1,4 @@
-"""Pictures of pruning, from the records that it leaves (``compression.records``) and the rows of a run's metrics.
+"""Pictures of pruning, from the records that it leaves (``tdmpc.compression.records``) and the rows of a run's metrics.
 
 Functions return figures; the caller saves them. ``step`` is what the steps of the records are called.
 """
@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import PercentFormatter
 
-from scripts.report.style import (
+from tdmpc.scripts.report.style import (
     HOLLOW,
     INK,
     KEPT,

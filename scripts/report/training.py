@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scripts.report.style import (
+from tdmpc.scripts.report.style import (
     HOLLOW,
     INK,
     LINE,

@@ -27,6 +27,7 @@ PARTS = {
     "commands": "command lines that cannot work",
     "bits": "flipped bits in runs and bundles",
     "controller": "decisions about hostile observations",
+    "connections": "robots that are connected wrongly, and rightly",
 }
 
 

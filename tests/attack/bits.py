@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from compression import records
-from deploy import bundle
-from deploy.backends import Runtime
-from deploy.bundle import BundleError
-from deploy.contract import golden_plans
-from deploy.controller import Controller
 from tdmpc import checkpoint, pages, runs
+from tdmpc.compression import records
+from tdmpc.deploy import bundle
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.contract import golden_plans
+from tdmpc.deploy.controller import Controller
 from tests.attack import processes
 from tests.attack.cases import Case, dice, scaled
 from tests.attack.kills import outcome_in

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bundle import Sensor
-from deploy.controller import Controller
-from deploy.faults import ControlFault
+from tdmpc.deploy.bundle import Sensor
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.faults import ControlFault
 from tests.attack import native_controller
 from tests.attack.cases import Case, dice, scaled
 from tests.attack.subject import subject

@@ -13,12 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import scripts.train
-from compression import records
-from compression.records import Journal
+import tdmpc.scripts.train
 from tdmpc import checkpoint, pages, runs
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.compression import records
+from tdmpc.compression.records import Journal
 from tdmpc.metrics import JsonlSink
 from tdmpc.trainer import Trainer
 from tdmpc.vector_env import Environments
@@ -47,10 +47,10 @@ SEAMS: dict[str, Seam] = {
     "update": [(Agent, "update")],
     "plan": [(Actor, "act")],
     "conclusion": [
-        (scripts.train, "_conclude"),
+        (tdmpc.scripts.train, "_conclude"),
         (runs, "write_curve"),
         (runs, "write_json"),
-        (scripts.train, "write_report"),
+        (tdmpc.scripts.train, "write_report"),
     ],
 }
 """Functions before, or in the middle of, which a process is killed."""

@@ -9,7 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from scripts.native import steps
+from tdmpc.scripts.native import steps
 from tests.attack.cases import Case, scaled
 from tests.attack.subject import subject
 

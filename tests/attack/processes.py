@@ -13,11 +13,11 @@ from typing import NamedTuple
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = [
     "tests.attack.odd",
-    "scripts.train",
-    "scripts.prune",
-    "scripts.sparsity",
-    "scripts.validate",
-    "scripts.latency",
+    "tdmpc.scripts.train",
+    "tdmpc.scripts.prune",
+    "tdmpc.scripts.sparsity",
+    "tdmpc.scripts.validate",
+    "tdmpc.scripts.latency",
     "torch._dynamo",
 ]
 MEMORY = 24 << 30
@@ -86,9 +86,9 @@ def run(arguments: list[str], folder: Path, seconds: float = HANGS) -> Ended:
 
 def draw_nothing() -> None:
     """Have the command in this process end without pictures: they take as long as all the rest."""
-    import scripts.train
+    import tdmpc.scripts.train
 
-    scripts.train.write_report = lambda folder: []
+    tdmpc.scripts.train.write_report = lambda folder: []
 
 
 def _command(arguments: list[str], folder: Path, before: Callable[[], None] | None) -> None:
@@ -97,7 +97,7 @@ def _command(arguments: list[str], folder: Path, before: Callable[[], None] | No
     os.chdir(folder / "here")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from scripts.main import main
+    from tdmpc.scripts.main import main
 
     if before is not None:
         before()

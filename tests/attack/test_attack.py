@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import bundle
-from deploy.controller import Controller
 from tdmpc import checkpoint
+from tdmpc.deploy import bundle
+from tdmpc.deploy.controller import Controller
 from tests.attack import bits, controller, kills, processes
 from tests.attack.__main__ import PARTS, attack, main
 from tests.attack.cases import Case, spread

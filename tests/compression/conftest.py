@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compression.groups import Groups
-from compression.tdmpc_agent.groups import agent_groups
 from tdmpc.agent import Agent
+from tdmpc.compression.groups import Groups
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import close_runs, make_batch, make_config, make_model, make_spec  # noqa: F401 - fixtures
 
 MakeAgent = Callable[..., Agent]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compression.absorb import Inputs, Watch, absorbed
-from compression.groups import Axis, Groups, Slice
-from compression.shrink import shrink
-from compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.absorb import Inputs, Watch, absorbed
+from tdmpc.compression.groups import Axis, Groups, Slice
+from tdmpc.compression.shrink import shrink
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
 from tdmpc.layers import Ensemble
 from tests.compression.conftest import random_keep
 from tests.tdmpc.conftest import open_run, tiny

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compression.allocation import METHODS, Limits, allocate, best, sap_share
-from compression.groups import Axis, Groups, Slice
-from compression.sparsity import pq_index
-from compression.tdmpc_agent.groups import agent_groups
+from tdmpc.compression.allocation import METHODS, Limits, allocate, best, sap_share
+from tdmpc.compression.groups import Axis, Groups, Slice
+from tdmpc.compression.sparsity import pq_index
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
 

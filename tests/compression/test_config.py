@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from compression.config import PruneConfig, PruneError, check, resolved
-from compression.groups import Groups
-from compression.tdmpc_agent.groups import agent_groups
+from tdmpc.compression.config import PruneConfig, PruneError, check, resolved
+from tdmpc.compression.groups import Groups
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tests.tdmpc.conftest import MODEL, PLANNER
 
 SPAN = {"first_update": 100, "length": 1100}

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from compression.error_bounds import Probe, Stage, assess, carry
-from compression.sparsity import weights_needed
+from tdmpc.compression.error_bounds import Probe, Stage, assess, carry
+from tdmpc.compression.sparsity import weights_needed
 from tdmpc.layers import Ensemble
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compression.groups import Axis, Groups, Slice
-from compression.tdmpc_agent.groups import agent_groups, with_widths
+from tdmpc.compression.groups import Axis, Groups, Slice
+from tdmpc.compression.tdmpc_agent.groups import agent_groups, with_widths
 from tdmpc.macs import planning_macs
 from tdmpc.world_model import WorldModel, parameter_shapes
 from tests.tdmpc.conftest import MODEL, PLANNER

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compression.groups import Axis, Groups, Slice
-from compression.importance import (
+from tdmpc.compression.groups import Axis, Groups, Slice
+from tdmpc.compression.importance import (
     CRITERIA,
     NEEDED,
     PRIOR,

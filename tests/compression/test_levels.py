@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compression.groups import Axis, Groups, Slice
-from compression.importance import Tally
-from compression.levels import levels, relative
+from tdmpc.compression.groups import Axis, Groups, Slice
+from tdmpc.compression.importance import Tally
+from tdmpc.compression.levels import levels, relative
 
 # One latent of two coordinates: component a writes it, component b, which has a layer of its own, reads it.
 TABLE = Groups(

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compression.config import PruneConfig
-from compression.groups import Axis, Groups, Keep, Slice
-from compression.observer import WATCHED
-from compression.prunable import Judgement
-from compression.pruner import OnlinePruner
-from compression.records import EVENTS, IMPORTANCE, read
-from compression.shrink import shrink
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.groups import Axis, Groups, Keep, Slice
+from tdmpc.compression.observer import WATCHED
+from tdmpc.compression.prunable import Judgement
+from tdmpc.compression.pruner import OnlinePruner
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
+from tdmpc.compression.shrink import shrink
 
 
 class Toy:

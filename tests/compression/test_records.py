@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from compression.records import Journal, RecordError, read
+from tdmpc.compression.records import Journal, RecordError, read
 from tests.tdmpc.conftest import file_limit
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.schedule import RAMPS, Schedule
+from tdmpc.compression.schedule import RAMPS, Schedule
 
 SHAPES = sorted(RAMPS)
 

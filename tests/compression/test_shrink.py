@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compression.groups import Axis, Groups, Slice, all_units
-from compression.shrink import composed, load_training_state, shrink, training_state
-from compression.tdmpc_agent.groups import shrink_agent
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.compression.groups import Axis, Groups, Slice, all_units
+from tdmpc.compression.shrink import composed, load_training_state, shrink, training_state
+from tdmpc.compression.tdmpc_agent.groups import shrink_agent
 from tdmpc.world_model import parameter_shapes
 from tests.compression.conftest import MakeAgent, groups_of, random_keep
 

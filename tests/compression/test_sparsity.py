@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from compression.sparsity import (
+from tdmpc.compression.sparsity import (
     pq_bound,
     pq_index,
     sap_pruned,

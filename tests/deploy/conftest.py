@@ -15,13 +15,13 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict
 
-from deploy import bundle
-from deploy.bundle import Bundle
-from deploy.controller import Controller
-from deploy.export import export
-from deploy.original import ExportConfig
 from tdmpc import runs
 from tdmpc.config import ModelConfig, ReplayConfig
+from tdmpc.deploy import bundle
+from tdmpc.deploy.bundle import Bundle
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.export import export
+from tdmpc.deploy.original import ExportConfig
 from tdmpc.envs import describe
 from tdmpc.metrics import JsonlSink
 from tdmpc.presets import PresetName, preset

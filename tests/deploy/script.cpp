@@ -1,5 +1,6 @@
-// The controller in C++ on a script, a word a line: `act`, `miss` (an observation that does not come), `reset`, and `release`,
-// which lets a pipeline's plan through. Plan k is the numbers after the first two arguments, from k * H * A on.
+// The controller in C++ on a script, a word a line: `act`, `move` (readings that are other ones each time), `far` (readings of
+// 1e9), `nan`, `old`, `miss` (an observation that does not come), `reset`, and `release`, which lets a pipeline's plan through.
+// After the first two arguments come settings of Safety, as `hold_ms=40`, and numbers: plan k is those from k * H * A on.
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -9,6 +10,8 @@
 #include <thread>
 
 #include "controller.hpp"
+
+using namespace tdmpc;
 
 namespace {
 
@@ -59,21 +62,53 @@ private:
     size_t turn_ = 0;
 };
 
+class Policy : public Scripted {
+public:
+    using Scripted::Scripted;
+    void run() override {}
+    const std::vector<float>& output(const std::string&) const override { return action_; }
+
+private:
+    std::vector<float> action_{1.25f, 1.75f};
+};
+
+void set(Safety& safety, const std::string& name, const std::string& value) {
+    const std::map<std::string, FaultPolicy> policies{{"hold", FaultPolicy::hold}, {"zero", FaultPolicy::zero},
+                                                      {"prior", FaultPolicy::prior}, {"raise", FaultPolicy::raise}};
+    const double number = std::strtod(value.c_str(), nullptr);
+    if (name == "on_fault") safety.on_fault = policies.at(value);
+    else if (name == "hold_ms") safety.hold_ms = number;
+    else if (name == "range_margin") safety.range_margin = number;
+    else if (name == "stuck_ms") safety.stuck_ms = number;
+    else if (name == "blend_ms") safety.blend_ms = number;
+    else if (name == "on_hold_timeout") safety.on_hold_timeout = std::vector<float>(2, static_cast<float>(number));
+    else std::exit(3);
+}
+
 }  // namespace
 
-std::unique_ptr<Graph> load_graph(const std::string&, const Runtime&) { return nullptr; }
+std::unique_ptr<Graph> tdmpc::load_graph(const std::string&, const Runtime&) { return nullptr; }
 
 int main(int count, char** words) {
     if (count < 3) return 2;
     const Bundle bundle = read_bundle(words[1]);
     const bool pipelined = std::string(words[2]) == "pipelined";
-    for (int index = 3; index < count; ++index) plans.push_back(std::strtof(words[index], nullptr));
+    Safety safety;
+    safety.max_age_ms = 20;
+    for (int index = 3; index < count; ++index) {
+        const std::string word = words[index];
+        const auto equals = word.find('=');
+        if (equals != std::string::npos) set(safety, word.substr(0, equals), word.substr(equals + 1));
+        else plans.push_back(std::strtof(word.c_str(), nullptr));
+    }
+    const std::vector<std::string> kinds{"shape", "nonfinite", "stale", "plan", "range", "stuck", "late"};
+    std::map<std::string, long> faults;
+    safety.callback = [&](const ControlFault& fault) { ++faults[fault.kind]; };
     auto graph = std::make_unique<Scripted>(bundle);
     const Scripted& script = *graph;
-    Controller controller(bundle, std::move(graph), pipelined);
+    Controller controller(bundle, std::move(graph), pipelined, safety, std::make_unique<Policy>(bundle));
     hold(pipelined);
-    Arrays readings;
-    for (const auto& name : bundle.sensors) readings[name] = std::vector<float>(bundle.sizes.at(name), 0.5f);
+    float turn = 0;
     for (std::string line; std::getline(std::cin, line);) {
         if (line == "release") {
             hold(false);
@@ -82,8 +117,19 @@ int main(int count, char** words) {
         } else if (line == "reset") {
             controller.reset(0);
         } else {
-            for (float value : controller.act(line == "miss" ? Arrays() : readings)) std::cout << value << " ";
-            std::cout << "| " << controller.late_plans() << " " << controller.faults() << " |" << script.given_ << "\n";
+            turn += 1;
+            const float value = line == "far" ? 1e9f : line == "nan" ? NAN : line == "move" ? 0.5f + turn / 1024 : 0.5f;
+            Arrays readings;
+            if (line != "miss")
+                for (const auto& name : bundle.sensors) readings[name] = std::vector<float>(bundle.sizes.at(name), value);
+            try {
+                for (float part : controller.act(readings, line == "old" ? 21 : 0)) std::cout << part << " ";
+            } catch (const ControlFault&) {
+                std::cout << "-99 -99 ";
+            }
+            std::cout << "| " << controller.late_plans() << " " << controller.ratio() << " ";
+            for (const auto& kind : kinds) std::cout << faults[kind] << " ";
+            std::cout << "|" << script.given_ << "\n";
         }
     }
 }

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from packaging.requirements import Requirement
 
-from deploy import backends, bundle, realtime
-from deploy.backends import Runtime
-from deploy.bundle import Bundle, BundleError
-from deploy.contract import golden_plans
-from deploy.controller import Controller
+from tdmpc.deploy import backends, bundle, realtime
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError
+from tdmpc.deploy.contract import golden_plans
+from tdmpc.deploy.controller import Controller
 from tests.deploy.conftest import MANIFEST, Exported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +190,7 @@ def clean_environment(folder: Path) -> Path:
             target = folder / top
             if not target.exists():
                 target.symlink_to(Path(str(installed.locate_file(top))))
-    for package in ("machine.py", "deploy", "tdmpc", "compression", "scripts"):
+    for package in ("tdmpc", "deploy"):
         (folder / package).symlink_to(ROOT / package)
     return folder
 
@@ -224,12 +224,12 @@ def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str
         "from importlib.util import find_spec\n"
         "absent = ('torch', 'gymnasium', 'mujoco', 'jaxtyping', 'tyro', 'onnx')\n"
         "assert not [name for name in absent if find_spec(name)]\n"
-        "from deploy import Controller\n"
+        "from tdmpc.deploy import Controller\n"
         f"c = Controller.load({str(export_case('default').folder)!r}, on_fault='prior')\n"
         "c.reset(seed=0)\n"
         "print(c.act([0.1, 0.2]))\n"
         "print(c.act([float('nan'), 0.2]))\n"
-        "import deploy.timing\n"
+        "import tdmpc.deploy.timing\n"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", program],
@@ -246,7 +246,7 @@ def test_a_controller_needs_numpy_and_a_runtime_alone(export_case: Callable[[str
 def test_importing_is_quick() -> None:
     """Importing the controller loads numpy and the standard library, not even a runtime."""
     program = (
-        "import sys; from deploy import Controller\n"
+        "import sys; from tdmpc.deploy import Controller\n"
         "heavy = {'onnxruntime', 'openvino', 'torch', 'onnx', 'gymnasium', 'matplotlib', 'rich', 'tyro', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from deploy import bundle, contract
-from deploy.bundle import Bundle, actuate
-from deploy.controller import Controller
-from deploy.faults import ControlFault, Fault
+from tdmpc.deploy import bundle, contract
+from tdmpc.deploy.bundle import Bundle, actuate
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.faults import ControlFault, Fault
 from tests.deploy.conftest import HIGH, LOW, MANIFEST, PLAN, Scripted, planned
 
 Make = Callable[..., tuple[Controller, Scripted]]
@@ -278,8 +278,8 @@ def test_a_caller_cannot_change_the_held_action(control: Make, observation: dict
 
 def test_a_single_sensor_may_come_bare(control: Make) -> None:
     """An environment whose observation is one array needs no mapping around it, a tuple is read by number."""
-    from deploy import faults
-    from deploy.bundle import Sensor
+    from tdmpc.deploy import faults
+    from tdmpc.deploy.bundle import Sensor
 
     (bare,) = faults.read([1, 2], [Sensor("observation", "observation", (2,))]).values()
     assert bare.dtype == np.float32 and bare.tolist() == [1, 2]

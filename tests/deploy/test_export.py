@@ -15,19 +15,19 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import deploy.export
-from deploy import backends, bundle
-from deploy.backends import Runtime
-from deploy.bundle import BundleError
-from deploy.contract import golden_plans
-from deploy.controller import Controller
-from deploy.export import _staged, export
-from deploy.graphs import TILE, in_tiles
-from deploy.original import ExportConfig, Source, load
-from deploy.planning import draw_noise
-from deploy.validation import matching_agent, validate
+import tdmpc.deploy.export
 from tdmpc.actor import Actor
 from tdmpc.config import ConfigError
+from tdmpc.deploy import backends, bundle
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.contract import golden_plans
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.export import _staged, export
+from tdmpc.deploy.graphs import TILE, in_tiles
+from tdmpc.deploy.original import ExportConfig, Source, load
+from tdmpc.deploy.planning import draw_noise
+from tdmpc.deploy.validation import matching_agent, validate
 from tdmpc.envs import NOMINAL, make_bare_env, make_env
 from tdmpc.macs import planning_macs
 from tdmpc.planner import PlanNoise, shift
@@ -69,7 +69,7 @@ def test_a_bundle_is_compared_without_perturbations(exported: Exported, monkeypa
     def trained_so(run: Path, **options: Any) -> Any:
         return load_agent(run, **{"perturb": {"action_noise": 0.5}, **options})
 
-    monkeypatch.setattr("deploy.validation.load_agent", trained_so)
+    monkeypatch.setattr("tdmpc.deploy.validation.load_agent", trained_so)
     agent, _ = matching_agent(bundle.read(exported.folder), exported.run)
     assert agent.config.perturb == NOMINAL
 
@@ -119,7 +119,7 @@ def test_the_policy_is_the_agents(exported: Exported) -> None:
     policy = backends.load(described.file(bundle.POLICY), ONE)
     agent, _ = matching_agent(described, exported.run)
     for sensed, observation in walk(exported, 3):
-        from deploy import faults
+        from tdmpc.deploy import faults
 
         expected = agent.model.pi(agent.model.encode(torch.from_numpy(observation))).numpy()
         given = policy(faults.read(sensed, described.sensors))["action"]
@@ -215,7 +215,7 @@ def cached_graphs(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = {path.name: onnx.load(path) for path in exported.folder.glob("*.onnx")}
     for graph in graphs.values():
         del graph.metadata_props[:]
-    monkeypatch.setattr(deploy.export, "export_graphs", lambda *_: dict(graphs))
+    monkeypatch.setattr(tdmpc.deploy.export, "export_graphs", lambda *_: dict(graphs))
 
 
 def test_graphs_of_another_agent_are_refused(
@@ -232,7 +232,7 @@ def test_graphs_of_another_agent_are_refused(
                 parameter *= -1.5
         return source
 
-    monkeypatch.setattr(deploy.export, "load", tampered)
+    monkeypatch.setattr(tdmpc.deploy.export, "load", tampered)
     with pytest.raises(BundleError, match="do not plan as the agent does"):
         export(exported.run, tmp_path / "bundle", ExportConfig())
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_eight_bits_are_judged_by_what_they_lose(
     """An int8 bundle computes its wide products in eight bits and tells its loss beside two yardsticks."""
     exported = export_case("default")
     cached_graphs(exported, monkeypatch)
-    monkeypatch.setattr("deploy.quantization.NARROW", 2)
+    monkeypatch.setattr("tdmpc.deploy.quantization.NARROW", 2)
     manifest = export(exported.run, tmp_path / "bundle", ExportConfig(precision="int8"))
     operators = {node.op_type for node in onnx.load(tmp_path / "bundle" / bundle.PLANNER).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
@@ -284,13 +284,13 @@ def test_eight_bits_that_lose_too_much_are_refused(
     """Where eight bits cost more than planning gains over the policy, no bundle is written."""
     exported = export_case("default")
     cached_graphs(exported, monkeypatch)
-    monkeypatch.setattr(deploy.export, "regret", lambda *_, **__: dataclasses.replace(REGRET, mean=2.0))
+    monkeypatch.setattr(tdmpc.deploy.export, "regret", lambda *_, **__: dataclasses.replace(REGRET, mean=2.0))
     with pytest.raises(BundleError, match=r"lose 2 of 9; the policy, which costs nothing, loses 1: export .* float32"):
         export(exported.run, tmp_path / "bundle", ExportConfig(precision="int8"))
     assert list(tmp_path.iterdir()) == []
 
 
-REGRET = deploy.export.Regret(plans=1, mean=0.0, worst=0.0, other_noise=0.5, policy=1.0, value=9.0)
+REGRET = tdmpc.deploy.export.Regret(plans=1, mean=0.0, worst=0.0, other_noise=0.5, policy=1.0, value=9.0)
 
 
 def test_what_cannot_work_is_refused_at_once(export_case: ExportCase, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_validation_cuts_episodes_where_training_did(export_case: ExportCase, mo
         agent.spec = dataclasses.replace(agent.spec, max_episode_steps=4)
         return agent, meta
 
-    monkeypatch.setattr("deploy.validation.load_agent", cut)
+    monkeypatch.setattr("tdmpc.deploy.validation.load_agent", cut)
     assert validate(exported.folder, ONE, run=exported.run, episodes=2).decisions == 2 * 4
 
 

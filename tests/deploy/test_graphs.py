@@ -2,8 +2,8 @@
 
 import torch
 
-from deploy.graphs import TILE, in_tiles
 from tdmpc.config import ModelConfig
+from tdmpc.deploy.graphs import TILE, in_tiles
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 from tests.tdmpc.test_world_model import predictions

@@ -13,19 +13,19 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-import deploy.export
-from deploy import backends, bundle, probe
-from deploy.assemble import unroll
-from deploy.backends import Runtime
-from deploy.bundle import BundleError
-from deploy.cases import case, plan_cases
-from deploy.contract import golden_plans
-from deploy.export import Graphs, export, export_graphs
-from deploy.original import ExportConfig, Inputs, Original, Settings, Source
-from deploy.parity import Parity, difference, parity, value_scale
-from deploy.probe import Iteration, Trace
+import tdmpc.deploy.export
 from tdmpc.agent import Agent
 from tdmpc.config import ModelConfig
+from tdmpc.deploy import backends, bundle, probe
+from tdmpc.deploy.assemble import unroll
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.cases import case, plan_cases
+from tdmpc.deploy.contract import golden_plans
+from tdmpc.deploy.export import Graphs, export, export_graphs
+from tdmpc.deploy.original import ExportConfig, Inputs, Original, Settings, Source
+from tdmpc.deploy.parity import Parity, difference, parity, value_scale
+from tdmpc.deploy.probe import Iteration, Trace
 from tdmpc.layers import Ensemble
 from tdmpc.planner import candidates, propose, refit, shift
 from tdmpc.presets import preset
@@ -114,8 +114,8 @@ class Exports(NamedTuple):
     monkeypatch: pytest.MonkeyPatch
 
     def __call__(self, source: Source, graphs: Graphs, **settings: object) -> Path:
-        self.monkeypatch.setattr(deploy.export, "load", lambda *_: source)
-        self.monkeypatch.setattr(deploy.export, "export_graphs", lambda *_: dict(graphs))
+        self.monkeypatch.setattr(tdmpc.deploy.export, "load", lambda *_: source)
+        self.monkeypatch.setattr(tdmpc.deploy.export, "export_graphs", lambda *_: dict(graphs))
         export(self.folder / "run", self.folder / "bundle", ExportConfig(**settings))
         return self.folder / "bundle"
 

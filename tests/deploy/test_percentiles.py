@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from deploy.percentiles import longest_run, lower_bound, summary, upper_bound
+from tdmpc.deploy.percentiles import longest_run, lower_bound, summary, upper_bound
 
 
 def test_percentiles_of_known_samples() -> None:

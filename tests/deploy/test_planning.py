@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import bundle, realtime
-from deploy.backends import Runtime
-from deploy.bundle import Bundle, BundleError
-from deploy.controller import Controller
-from deploy.faults import ControlFault, Fault
-from deploy.planning import Anytime, thread
+from tdmpc.deploy import bundle, realtime
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError
+from tdmpc.deploy.controller import Controller
+from tdmpc.deploy.faults import ControlFault, Fault
+from tdmpc.deploy.planning import Anytime, thread
 from tests.deploy.conftest import HIGH, ITERATIONS, LOW, PLAN, Scripted, planned
 
 NEVER = 1e9

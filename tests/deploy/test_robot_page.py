@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.main import main
+from tdmpc.scripts.main import main
 from tests.conftest import ROOT
 
 QUICK = {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from deploy import bundle, simulation
-from deploy.backends import Runtime
-from deploy.bundle import Bundle, BundleError
-from deploy.simulation import Clock, constant, drawn, quantiles_of, real_time
+from tdmpc.deploy import bundle, simulation
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import Bundle, BundleError
+from tdmpc.deploy.simulation import Clock, constant, drawn, quantiles_of, real_time
 from tests.deploy.conftest import Exported
 
 STEPS = 12

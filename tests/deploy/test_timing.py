@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import machine
-from deploy.timing import ROUNDS, WARM_UP, Clock, Timed, periodic, remarks, row, single_stream
+from tdmpc import machine
+from tdmpc.deploy.timing import ROUNDS, WARM_UP, Clock, Timed, periodic, remarks, row, single_stream
 
 FACTS = {"bundle": "b", "backend": "x", "precision": "float32", "threads": 1, "macs": 1000, "model": "m"}
 MACHINE = {**machine.facts(machine.Before(load=0.0, stolen_s=None)), "awake": False, "cores": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.main import main
+from tdmpc.scripts.main import main
 from tests.tdmpc.conftest import TOY, registered
 
 WIDTHS = [f"--model.{name}=8" for name in ("encoder", "dynamics", "reward", "termination", "policy", "value")]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts.autoencoder import TABLE
-from scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
-from scripts.digits import Images, digits, mnist
-from scripts.main import main
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.config import ConfigError
+from tdmpc.scripts.autoencoder import TABLE
+from tdmpc.scripts.autoencoder_model import Autoencoder, Shape, Training, count, psnr, scratch_shape
+from tdmpc.scripts.digits import Images, digits, mnist
+from tdmpc.scripts.main import main
 
 SHAPE = Shape(encoder=(12, 8), latent=6, decoder=(8, 12))
 SMALL = ["--shape.encoder=12", "--shape.latent=6", "--shape.decoder=12", "--steps=30", "--prune.events=3"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts import bench, bench_limit
-from scripts.bench_limit import counted_macs
-from scripts.main import main
 from tdmpc.config import TrainConfig
 from tdmpc.losses import Targets, model_loss
 from tdmpc.macs import planning_macs
+from tdmpc.scripts import bench, bench_limit
+from tdmpc.scripts.bench_limit import counted_macs
+from tdmpc.scripts.main import main
 
 QUICK = ["--rounds=1", "--calls=2", "--threads=1"]
 
@@ -52,6 +52,7 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
             "horizon",
         }
         assert row["watched_update_ms_p50"] > 0 and row["event_ms_p50"] > 0
+        assert row["observed_update_ms_p50"] > 0 and abs(row["observing_share"]) < 1
     assert rows[0]["planning_macs"] < rows[2]["planning_macs"]
 
 
@@ -141,14 +142,27 @@ def test_pruned_sizes_are_those_of_a_pruned_agent(share: float) -> None:
 def test_an_event_leaves_the_timed_agent_whole() -> None:
     """Events are timed on an agent that stays as it is; watched updates are observed, the others are not."""
     timed = bench.Bench("width-48", "float32", bench.BenchArgs(rounds=1, calls=1))
-    timed.pruning.watch(True)
+    timed.pruning.watch("criterion")
     timed._update()
-    timed.pruning.watch(False)
+    timed.pruning.watch("nothing")
     timed._update()
     assert timed.pruning.hooks.pruner.updates == 1
+    assert timed.pruning.observing.pruner.updates == 0
     after = {name: tensor.clone() for name, tensor in timed.agent.state().items()}
     timed.pruning.event()
     assert all(torch.equal(tensor, after[name]) for name, tensor in timed.agent.state().items())
+
+
+def test_every_update_that_is_timed_for_all_criteria_is_looked_at() -> None:
+    """All criteria look at every eighth update; those that are timed are such ones, so that the cost is an eighth."""
+    timed = bench.Bench("width-48", "float32", bench.BenchArgs(rounds=1, calls=1))
+    (observer,) = timed.pruning.observing.pruner.observers.values()
+    weights = []
+    for _ in range(3):
+        timed.pruning.watch("all")
+        timed._update()
+        weights.append(observer.statistics.weight)
+    assert observer.every == 8 and 0 < weights[0] < weights[1] < weights[2]
 
 
 @pytest.mark.parametrize("option", ["--rounds=0", "--calls=0", "--threads=-3"])

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scripts import demo
 from tdmpc.runs import RunError
+from tdmpc.scripts import demo
 
 
 def test_what_runs_beside_is_waited_for(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.main import main
+from tdmpc.scripts.main import main
 
 
 def test_a_pattern_selects(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.main import main
 from tdmpc import checkpoint, runs
+from tdmpc.scripts.main import main
 from tests.tdmpc.conftest import file_limit
 from tests.tdmpc.outcomes import files_of
 

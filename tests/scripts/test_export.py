@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from deploy import bundle
-from deploy.bundle import BundleError
-from deploy.controller import Controller
-from scripts.main import main
+from tdmpc.deploy import bundle
+from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.controller import Controller
+from tdmpc.scripts.main import main
 
 pytestmark = pytest.mark.slow
 Printed = Callable[..., Any]
@@ -58,7 +58,7 @@ def test_a_bundle_that_decides_otherwise_fails(
     exported: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a bundle differs from its agent, ``tdmpc validate`` says "failed", why, and exits with status 1."""
-    monkeypatch.setattr("deploy.parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("tdmpc.deploy.parity.TOLERANCE", -1.0)
     found = printed("validate", str(exported), "--episodes=1", "--json", status=1)
     assert found["result"] == "failed" and "the mean after an iteration" in " ".join(found["failures"])
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.main import main
 from tdmpc import checkpoint, runs
+from tdmpc.scripts.main import main
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,23 +14,23 @@ import numpy as np
 import pytest
 import torch
 
-import scripts.main
-from scripts.main import COMMANDS, main
+import tdmpc.scripts.main
 from tdmpc.files import going_on
+from tdmpc.scripts.main import COMMANDS, ELSEWHERE, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
     "train": """--env-steps --seed --preset --device --threads --num-envs --wandb --run-dir --resume --video --precision
         --compile --eval-every --checkpoint-every --model.latent --planner.samples --loss.learning-rate
-        --replay.capacity --planner.max-change --perturb.masses --wandb-group --wandb-tags --prune.target
+        --replay.capacity --planner.max-change --perturb.masses --wandb-group --wandb-tags --track --prune.target
         --prune.criterion""",
     "prune": "RUN --target --finetune-steps --criterion --events --keep --no-guard --run-dir --threads --video --wandb",
     "evaluate": "RUN --episodes --policy --seed --video --json --device --threads --precision",
     "robustness": "RUN --only --episodes --seed --out --device --threads",
     "envs": "PATTERN",
     "bench": "--setting --threads --precision --json --rounds --calls --compile --device --profile",
-    "report": "RUN",
+    "report": "RUN --dense --latency",
     "autoencoder": "--criteria --targets --seeds --steps --mnist --run-dir --threads --prune.guard --shape.latent",
     "sparsity": "RUN --tolerance --pq --soft-q --windows --json",
     "plot": "--out --env --title",
@@ -41,6 +42,8 @@ OPTIONS = {
         --latency-ms --slowdown --policy --json""",
     "latency": """DIR --torch --torch-horizon --torch-precision --backend --precision --threads --cores --spinning
         --priority --awake --calls --seconds --period-ms --periods --deadline-ms --pipelined --json --plot""",
+    "play": "RUN --decide --agents --seconds --seed --push --video",
+    "replay": "FILE --bundle --backend --threads --precision --json",
     "native": "build run",
     "demo": "--run-dir --seed --threads",
 }
@@ -68,6 +71,56 @@ def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert f"tdmpc {command}" in out
     assert [option for option in OPTIONS[command].split() if option not in out] == []
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_ends_with_examples_that_can_be(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--help`` ends with calls of the command, whose options exist."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out, _, examples = capsys.readouterr().out.partition("examples:\n")
+    assert examples.startswith(f"  tdmpc {command} ")
+    assert [word for word in examples.split() if word.startswith("--") and word not in out] == []
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """``tdmpc --version`` tells the version that is installed."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tdmpc {version('tdmpc')}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "ours"), [("--total-timesteps=9", "--env-steps"), ("--n_envs", "--num-envs"), ("--gamma", "discount")]
+)
+def test_options_of_other_projects_are_known(fails: Callable[..., str], option: str, ours: str) -> None:
+    """An option that other projects have is refused with the name that it has here."""
+    said = fails("train", "Pendulum-v1", option, "9")
+    assert said.startswith(option.replace("_", "-").partition("=")[0]) and ours in said
+
+
+def test_the_names_here_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option that a foreign name leads to is one of ``tdmpc train``."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert [ours for ours in ELSEWHERE.values() if ours.startswith("--") and ours.split()[0] not in out] == []
+
+
+@pytest.mark.parametrize("command", ["validate", "train", "play"])
+def test_a_robot_is_told_what_it_lacks(command: str) -> None:
+    """Where PyTorch is missing, a command that needs it is one line: what it needs, and what a robot can run."""
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['gymnasium'] = None; from tdmpc.scripts.main import main; "
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", f"{program}sys.exit(main(['{command}', 'bundle']))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "pip install 'tdmpc[train,export]'. On a robot there are latency, replay, native" in found.stderr
 
 
 def test_an_unknown_command_is_one_line(fails: Callable[..., str]) -> None:
@@ -132,7 +185,7 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
     def fail(_: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
+    monkeypatch.setattr(tdmpc.scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=fail))
 
 
 @pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
@@ -141,7 +194,9 @@ def test_too_little_memory_is_one_line(
     fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, make: Callable[..., object], shape: Any
 ) -> None:
     """What does not fit into memory is one line that names what can be chosen smaller."""
-    monkeypatch.setattr(scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=lambda _: make(shape)))
+    monkeypatch.setattr(
+        tdmpc.scripts.main.importlib, "import_module", lambda _: SimpleNamespace(main=lambda _: make(shape))
+    )
     said = fails("train")
     assert said.startswith("there is not enough memory") and "--replay.capacity" in said
 
@@ -217,7 +272,7 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_help_needs_no_torch() -> None:
     """The overview and an unknown command answer at once: nothing heavy is imported for them."""
     program = (
-        "import sys; from scripts.main import main; main(['--help']); main(['trian'])\n"
+        "import sys; from tdmpc.scripts.main import main; main(['--help']); main(['trian'])\n"
         "assert not {'torch', 'gymnasium', 'numpy', 'tyro'} & set(sys.modules), sorted(sys.modules)"
     )
     done = run("-c", program)
@@ -228,7 +283,7 @@ def test_help_needs_no_torch() -> None:
 def test_output_that_finds_no_room_is_one_line() -> None:
     """What is printed to a full disk fails with one line and an exit status, never silently."""
     with Path("/dev/full").open("w") as full:
-        program = [sys.executable, "-m", "scripts.main", "envs"]
+        program = [sys.executable, "-m", "tdmpc.scripts.main", "envs"]
         done = subprocess.run(program, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     said = "error: standard output: No space left on device. Free some space, then run the command again\n"
@@ -237,13 +292,13 @@ def test_output_that_finds_no_room_is_one_line() -> None:
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
     """``tdmpc envs | head -1`` says nothing on standard error."""
-    program = f"{sys.executable} -m scripts.main envs | head -1"
+    program = f"{sys.executable} -m tdmpc.scripts.main envs | head -1"
     done = subprocess.run(["sh", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
 def test_the_exit_status_leaves_the_process() -> None:
     """As a program of its own, the command gives its status and its one line to the shell."""
-    done = run("-m", "scripts.main", "trian", env={**os.environ, "GLIBC_TUNABLES": ""})
+    done = run("-m", "tdmpc.scripts.main", "trian", env={**os.environ, "GLIBC_TUNABLES": ""})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no command 'trian'. Did you mean 'train'? See: tdmpc --help\n"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from deploy import bundle
-from deploy.realtime import WAKING_LATENCY
-from scripts.main import main
-from scripts.native import PROGRAM
+from tdmpc.deploy import bundle
+from tdmpc.deploy.realtime import WAKING_LATENCY
+from tdmpc.scripts.main import main
+from tdmpc.scripts.native import PROGRAM
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.main import main
 from tdmpc import runs
+from tdmpc.scripts.main import main
 from tests.tdmpc.conftest import file_limit
 
 

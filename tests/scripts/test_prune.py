@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from compression.records import EVENTS, IMPORTANCE, read
-from scripts.main import main
-from scripts.report.command import PAGE
 from tdmpc import checkpoint, pages, runs
+from tdmpc.compression.records import EVENTS, IMPORTANCE, read
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.command import PAGE
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY, file_limit, registered
 from tests.tdmpc.outcomes import files_of
@@ -181,6 +181,6 @@ def test_events_go_to_wandb(offline_wandb: None, tmp_path: Path, toy: None) -> N
     assert main(["train", TOY, *TINY, *PRUNE, "--wandb=offline", f"--run-dir={folder}"]) == 0
     (records,) = logs_of(folder)
     history = history_of(records)
-    tables = [row for row in history if row.get("prune/events/_type") == "table-file"]
-    assert [row["prune/events/nrows"] for row in tables] == [1, 2, 3]
+    tables = [row for row in history if row.get("prune/event_table/_type") == "table-file"]
+    assert [row["prune/event_table/nrows"] for row in tables] == [1, 2, 3]
     assert any(row.get("importance/latent/_type") == "histogram" for row in history)

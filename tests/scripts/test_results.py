@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from scripts import csv_tables
-from scripts.collect import collect, speed
-from scripts.collect_pruning import rank_correlation, returns_around
-from scripts.csv_tables import write_table
-from scripts.estimates import interquartile_mean, mean
-from scripts.main import main
 from tdmpc import runs
+from tdmpc.scripts import csv_tables
+from tdmpc.scripts.collect import collect, speed
+from tdmpc.scripts.collect_pruning import rank_correlation, returns_around
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.estimates import interquartile_mean, mean
+from tdmpc.scripts.main import main
 from tests.tdmpc.conftest import file_limit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -487,7 +487,7 @@ def test_without_experiments_there_is_nothing_to_render(
     tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Installed from a wheel, which has no experiments, the command says that it needs a checkout."""
-    monkeypatch.setitem(sys.modules, "scripts.experiments.render", None)
+    monkeypatch.setitem(sys.modules, "tdmpc.scripts.experiments.render", None)
     assert "works in a checkout of the project" in fails("results", "render", "--root", str(tmp_path))
 
 

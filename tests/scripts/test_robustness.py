@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import robustness
-from scripts.main import main
-from scripts.robustness import FAULTS, STRENGTHS, perturbed
 from tdmpc.config import PerturbConfig
+from tdmpc.scripts import robustness
+from tdmpc.scripts.main import main
+from tdmpc.scripts.robustness import FAULTS, STRENGTHS, perturbed
 
 
 def table(trained: Path, out: Path, *options: str) -> list[dict[str, str]]:

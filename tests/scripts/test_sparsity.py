@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from scripts.main import main
 from tdmpc import runs
+from tdmpc.scripts.main import main
 
 COMPONENTS = {"encoder": 2, "dynamics": 2, "reward": 2, "policy": 2, "value": 2}
 

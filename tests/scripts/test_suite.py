@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.csv_tables import write_table
-from scripts.suite import SUMMARY, summary_row
-from scripts.suite_spec import Run
-from scripts.suite_worker import carry_out
 from tdmpc import checkpoint, runs
+from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.suite import SUMMARY, summary_row
+from tdmpc.scripts.suite_spec import Run
+from tdmpc.scripts.suite_worker import carry_out
 from tests.scripts.conftest import SMALL
 from tests.tdmpc.conftest import file_limit
 
@@ -65,7 +65,7 @@ def workers() -> list[int]:
 def test_a_suite_survives_a_killed_worker_and_a_failing_run(tmp_path: Path, fails: Callable[..., str]) -> None:
     """A worker killed in mid-run costs nothing, a failing run stops no other, and resuming makes nothing again."""
     spec = write_suite(tmp_path / "try.toml", env_steps=400)
-    command = [sys.executable, "-m", "scripts.main", "suite", str(spec), "--workers=1"]
+    command = [sys.executable, "-m", "tdmpc.scripts.main", "suite", str(spec), "--workers=1"]
     folder = tmp_path / "out" / "Pendulum-v1" / "good-0"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not runs.has_checkpoint(folder) or checkpoint.load(folder, prefixes=("none",)).meta["env_steps"] < 40:

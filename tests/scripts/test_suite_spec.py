@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.suite_spec import read, runs_of
 from tdmpc.config import ConfigError
+from tdmpc.scripts.suite_spec import read, runs_of
 
 SPECS = Path(__file__).resolve().parents[2] / "scripts" / "experiments"
 

@@ -1,7 +1,9 @@
 """Laws of ``tdmpc train``: what a run leaves behind, how it is gone on with, what is refused."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,15 +18,15 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-import scripts.train
-from compression.config import PruneConfig
-from scripts.main import main
-from scripts.report.command import PAGE
-from scripts.train import _revision
-from scripts.train_args import CHANGEABLE, parse
+import tdmpc.scripts.train
 from tdmpc import checkpoint, pages, runs
-from tdmpc.config import to_json
+from tdmpc.compression.config import PruneConfig
+from tdmpc.config import ConfigError, to_json
 from tdmpc.metrics import read_rows
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.command import PAGE
+from tdmpc.scripts.train import _revision, train
+from tdmpc.scripts.train_args import CHANGEABLE, TrackArgs, parse
 from tdmpc.spec import EnvSpec
 from tdmpc.trainer import Trainer
 from tests.scripts.conftest import SMALL, TINY
@@ -83,6 +85,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
     written = json.loads((trained / runs.CONFIG).read_text())
     config, spec = runs.config(trained), runs.spec(trained)
     parts = {"config": to_json(config), "spec": to_json(spec), "prune": to_json(PruneConfig())}
+    parts |= {"track": to_json(TrackArgs()), "preset": "default"}
     assert len(written.pop(runs.SEAL)) == 64
     assert written == json.loads(json.dumps({**parts, "revision": runs.revision()}))
     assert (config.env, config.seed, config.model.dynamics, config.loss.discount) == (TOY, 0, (8,), 0.995)
@@ -93,7 +96,7 @@ def test_settings_are_written_resolved(trained: Path) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, EnvSpec, Path]]:
     """What a training would have been started with; nothing is trained."""
     calls: list[tuple[Any, EnvSpec, Path]] = []
-    monkeypatch.setattr("scripts.train._train", lambda args, spec, folder: calls.append((args, spec, folder)))
+    monkeypatch.setattr("tdmpc.scripts.train._train", lambda args, spec, folder: calls.append((args, spec, folder)))
     return calls
 
 
@@ -123,6 +126,56 @@ def test_a_preset_is_where_settings_start(tmp_path: Path, parsed: list[Any]) -> 
     assert reference.model.dynamics == (512, 512) and reference.random_steps == 5000
     assert default.model != reference.model
     assert default.batch_size == reference.batch_size == 99
+
+
+def test_one_way_to_say_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: list[Any], trained: Path
+) -> None:
+    """Options, a TOML file and keywords make the same run; options go before the file, the file before the preset."""
+    monkeypatch.chdir(tmp_path)
+    file, saved = tmp_path / "settings.toml", trained / runs.CONFIG
+    file.write_text(
+        'env = "Toy-v0"\nterminates = false\nbatch_size = 99\npreset = "reference"\n[planner]\nsamples = 77\n'
+        "[prune]\ntarget = 0.5\n"
+    )
+    options = f"{TOY} --no-terminates --batch-size=99 --preset=reference --planner.samples=77 --prune.target=0.5"
+    assert main(["train", *options.replace("--no-terminates", "--terminates=False").split(), "--run-dir=a"]) == 0
+    assert main(["train", str(file), "--run-dir=b"]) == 0
+    settings = {"batch_size": 99, "terminates": False, "preset": "reference"}
+    train(TOY, **settings, planner={"samples": 77}, prune=PruneConfig(target=0.5), run_dir="c")
+    train(file, run_dir=Path("d"))
+    assert main(["train", str(file), "--batch-size=88", "--run-dir=e"]) == 0
+    assert main(["train", str(saved), "--seed=4", "--run-dir=f"]) == 0
+    train(runs.config(trained), seed=4, run_dir="g")
+    first, *same, narrower, again, whole = (args for args, _, _ in parsed)
+    assert (first.config.planner.samples, first.config.random_steps, first.prune.target) == (77, 5000, 0.5)
+    assert all((args.config, args.prune) == (first.config, first.prune) for args in same) and len(same) == 3
+    assert narrower.config == dataclasses.replace(first.config, batch_size=88)
+    assert again.config == whole.config == dataclasses.replace(runs.config(trained), seed=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"planer": {}}, "there is no setting planer: did you mean planner?"),
+        ({"planner": {"sample": 3}}, "there is no setting planner.sample: did you mean planner.samples?"),
+        ({"prune": {"total": 3}}, "there is no setting prune.total: there are target, "),
+        ({"env_steps": 0}, "--env-steps must be at least 1, got 0"),
+        ({"env_steps": "many"}, "--env-steps must be a valid integer, got 'many'"),
+    ],
+)
+def test_settings_that_are_none(parsed: list[Any], settings: dict[str, Any], says: str) -> None:
+    """A setting that does not exist is refused by name with the one that is meant, and so is a value it cannot have."""
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        train(TOY, **settings)
+    assert not parsed
+
+
+def test_a_file_without_settings_is_one_line(tmp_path: Path, fails: Callable[..., str]) -> None:
+    """A file of settings that is missing, or is another file, is named with what is expected."""
+    (tmp_path / "config.json").write_text("[]")
+    for name in ("missing.toml", "config.json"):
+        assert f"{tmp_path / name} holds no settings" in fails("train", str(tmp_path / name))
 
 
 def test_a_delay_makes_windows_longer(tmp_path: Path, parsed: list[Any]) -> None:
@@ -229,7 +282,11 @@ def test_a_run_can_be_made_longer(copied: Path, caplog: pytest.LogCaptureFixture
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training does nothing, once it has begun."""
-    for name in ("scripts.train.Trainer.run", "scripts.train.Trainer.evaluate", "scripts.train._conclude"):
+    for name in (
+        "tdmpc.scripts.train.Trainer.run",
+        "tdmpc.scripts.train.Trainer.evaluate",
+        "tdmpc.scripts.train._conclude",
+    ):
         monkeypatch.setattr(name, lambda *_, **__: None)
 
 
@@ -345,7 +402,11 @@ def die_at_the_summary(path: Path, value: Any) -> None:
 
 
 write_json = runs.write_json
-SEAMS = {"write_curve": (runs, die), "write_json": (runs, die_at_the_summary), "write_report": (scripts.train, die)}
+SEAMS = {
+    "write_curve": (runs, die),
+    "write_json": (runs, die_at_the_summary),
+    "write_report": (tdmpc.scripts.train, die),
+}
 
 
 @pytest.mark.parametrize("seam", SEAMS)
@@ -395,6 +456,8 @@ def test_a_row_that_finds_no_room_costs_nothing(copied: Path, tmp_path: Path, fa
     again, the run ends as one that never stopped.
     """
     longer = ["--env-steps=80", "--checkpoint-every=65"]
+    rows = (copied / runs.METRICS).read_text().rstrip("\n")
+    (copied / runs.METRICS).write_text(f"{rows}{' ' * 8192}\n")  # the settings, which come first, are the shorter file
     whole = shutil.copytree(copied, tmp_path / "whole")
     assert main(["train", "--resume", str(whole), *longer]) == 0
     with file_limit((copied / runs.METRICS).stat().st_size + 10):
@@ -421,7 +484,7 @@ def test_a_lock_that_cannot_be_taken_is_one_line(copied: Path, fails: Callable[.
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "scripts.main", "train", *arguments]
+    program = [sys.executable, "-m", "tdmpc.scripts.main", "train", *arguments]
     return subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -479,7 +542,8 @@ def test_an_offline_run_has_the_returns(copied: Path) -> None:
     (records,) = logs_of(copied)
     run = run_of(records)
     settings = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert settings["env"] == TOY and settings["model"]["latent"] == 8
+    assert settings["env"] == TOY and settings["model"]["latent"] == 8 and settings["prune"]["target"] == 0
+    assert (settings["preset"], settings["revision"]) == ("default", runs.revision()) and settings["processor"]
     assert (run.run_group, list(run.tags), run.display_name) == ("toys", ["a", "b"], "run")
     history, rows = history_of(records), read_rows(copied / runs.METRICS)
     returns = [(row["env_steps"], row["train/return"]) for row in history if "train/return" in row]
@@ -488,6 +552,31 @@ def test_an_offline_run_has_the_returns(copied: Path) -> None:
     assert mean == rows[-1]["return_mean"]
     artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
     assert "step-80" in artifacts[-1].aliases
+
+
+@pytest.mark.usefixtures("offline_wandb")
+def test_going_on_goes_on_in_the_same_record(copied: Path) -> None:
+    """A run that was logged is logged when it goes on, without being asked again, in the same run of W&B."""
+    for options in (["--env-steps=62", "--wandb=offline"], ["--env-steps=64"]):
+        assert main(["train", "--resume", str(copied), *options]) == 0
+    first, second = map(run_of, logs_of(copied))
+    assert first.run_id == second.run_id and second.resume
+
+
+def test_a_long_run_has_a_curve(tmp_path: Path, parsed: list[Any]) -> None:
+    """A run of 20,000 steps has ten evaluations of one episode; a short one, or one asked for others, has its own."""
+    for number, options in enumerate((["--env-steps=40000"], ["--env-steps=900"], ["--eval-every=700"])):
+        assert main(["train", TOY, "--terminates=False", *options, f"--run-dir={tmp_path / str(number)}"]) == 0
+    found = [(args.config.eval_every, args.config.curve_episodes) for args, _, _ in parsed]
+    assert found == [(4000, 1), (0, None), (700, None)]
+
+
+def test_an_environment_without_a_period_is_told(
+    tmp_path: Path, parsed: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the environment tells no dt, training says what the controller will lack, and how to mend it."""
+    assert main(["train", TOY, *TINY, f"--run-dir={tmp_path / 'run'}"]) == 0
+    assert "Toy-v0 tells no control period" in caplog.text and "attribute dt" in caplog.text
 
 
 def test_a_failing_wandb_stops_nothing(
@@ -557,7 +646,7 @@ def test_a_body_without_a_model_is_refused_at_once(
     tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A perturbation that the environment cannot have is refused before random play and before a folder is made."""
-    monkeypatch.setattr("scripts.train_args.describe", None)
+    monkeypatch.setattr("tdmpc.scripts.train_args.describe", None)
     says = fails("train", TOY, *TINY, "--perturb.masses=0.1", f"--run-dir={tmp_path / 'run'}")
     assert says == f"{TOY} has no MuJoCo model, which --perturb.masses would change: leave that out"
     assert not (tmp_path / "run").exists()

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deploy import bundle
-from deploy.backends import Runtime
-from deploy.bundle import REFINE, START, BundleError
-from scripts import tune_latency, tune_search
-from scripts.main import main
-from scripts.report.frontier import frontier
-from scripts.tune_candidates import Candidate, Subject, halves
 from tdmpc.config import PlannerConfig
+from tdmpc.deploy import bundle
+from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import REFINE, START, BundleError
+from tdmpc.scripts import tune_latency, tune_search
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.frontier import frontier
+from tdmpc.scripts.tune_candidates import Candidate, Subject, halves
 from tests.deploy.conftest import MANIFEST
 
 NAME = "onnxruntime float32"

@@ -36,6 +36,21 @@ def test_plain_lines(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[-1] == "1,600 of 8,000 steps (20%)  return 160  10 decisions/s  ETA 1:20"
 
 
+def test_the_time_left_is_told_once_it_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    """Quick steps before a run learns say nothing of the time left; some seconds of learning do."""
+    caplog.set_level(logging.INFO, logger="tdmpc")
+    clock = Clock()
+    sink = plain_console(2000, clock, interval_s=0, learns_from=1000)
+    for step in range(100, 1001, 100):
+        clock.now += 1
+        sink.progress(step)
+    for step in range(1010, 1101, 10):
+        clock.now += 1
+        sink.progress(step)
+    assert all(line.endswith("ETA -") for line in caplog.messages[:14])
+    assert caplog.messages[-1].endswith("10 decisions/s  ETA 1:30")
+
+
 def test_plain_lines_are_limited_in_rate(caplog: pytest.LogCaptureFixture) -> None:
     """However fast the rows come, there is at most one line for each interval; evaluations are always shown."""
     caplog.set_level(logging.INFO, logger="tdmpc")

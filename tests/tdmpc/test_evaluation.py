@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
+from tdmpc.env_faults import EnvironmentFault
 from tdmpc.evaluation import Evaluation, evaluate, frame_rate
-from tdmpc.guard import EnvironmentFault
 from tests.tdmpc.conftest import TOY, Toy, spec_of, tiny
 
 

@@ -16,7 +16,7 @@ from tdmpc import checkpoint, runs
 from tdmpc.agent import NonFiniteError
 from tdmpc.checkpoint import CheckpointError
 from tdmpc.config import TrainConfig
-from tdmpc.guard import EnvironmentFault
+from tdmpc.env_faults import EnvironmentFault
 from tdmpc.metrics import read_rows
 from tdmpc.trainer import Trainer
 from tests.tdmpc.conftest import TOY, Toy, open_run, spec_of, tiny

@@ -11,6 +11,8 @@
 #include "bundle.hpp"
 #include "controller.hpp"
 
+using namespace tdmpc;
+
 namespace {
 
 using Dice = std::mt19937_64;

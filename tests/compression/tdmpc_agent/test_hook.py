@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from compression.config import PruneConfig
-from compression.records import EVENTS, IMPORTANCE, Journal, read
-from compression.tdmpc_agent.agent import PrunableAgent
-from compression.tdmpc_agent.groups import agent_groups
-from compression.tdmpc_agent.hook import AgentPruner
 from tdmpc import checkpoint, compiling, runs
 from tdmpc.agent import Agent
+from tdmpc.compression.config import PruneConfig
+from tdmpc.compression.records import EVENTS, IMPORTANCE, Journal, read
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.groups import agent_groups
+from tdmpc.compression.tdmpc_agent.hook import AgentPruner
 from tdmpc.config import Linear, TrainConfig, from_json, to_json
 from tdmpc.evaluation import evaluate
 from tdmpc.metrics import Sink, read_rows

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from compression.tdmpc_agent.agent import PrunableAgent
+from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
 from tests.tdmpc.conftest import open_run, tiny
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compression.records import EVENTS, read
-from scripts.main import main
-from scripts.report.command import PAGE
 from tdmpc import runs
+from tdmpc.compression.records import EVENTS, read
+from tdmpc.scripts.main import main
+from tdmpc.scripts.report.command import PAGE
 from tests.scripts.conftest import TINY
 from tests.tdmpc.conftest import TOY, file_limit, registered
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from scripts.report.comparison import gallery, tradeoff
+from tdmpc.scripts.report.comparison import gallery, tradeoff
 from tests.scripts.report.test_pruning import drawn, texts
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.report.latency import draw
+from tdmpc.scripts.report.latency import draw
 from tests.tdmpc.conftest import file_limit
 
 MEASURED = {"bundle": "bundles/dense", "backend": "onnxruntime", "precision": "float32", "threads": 1}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scripts.report.page import Picture, data_uri, page
+from tdmpc.scripts.report.page import Picture, data_uri, page
 from tests.scripts.report.test_pruning import EVENTS
 
 
@@ -38,7 +38,7 @@ def written(tmp_path: Path) -> Any:
         settings: dict[str, Any] = {
             "title": "a run",
             "lead": "10 steps",
-            "result": {"return": "5"},
+            "results": {"run": {"return": "5"}},
             "pictures": [Picture(tmp_path / "a.png", "Picture", "What it shows.")],
             "events": EVENTS,
             "step": "updates",
@@ -76,7 +76,7 @@ def test_a_dense_run_says_so(written: Any) -> None:
 def test_text_stays_text(written: Any) -> None:
     """What comes from a run is shown as it is and never becomes part of the page."""
     evil = "<script>alert(1)</script>"
-    found = written(title=evil, lead=evil, result={evil: evil}, settings=evil, unpruned=evil, events=[])
+    found = written(title=evil, lead=evil, results={evil: {evil: evil}}, settings=evil, unpruned=evil, events=[])
     assert "script" not in found.tags
     assert found.text.count(evil) == 7  # the title twice
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scripts.report import pruning
+from tdmpc.scripts.report import pruning
 
 
 def snapshot(step: int, axes: dict[str, tuple[list[list[int]], list[list[float]]]]) -> dict[str, Any]:

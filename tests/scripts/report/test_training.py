@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from scripts.report import style, training
-from scripts.report.training import PUBLISHED, learning_curve, running_mean, series, training_panels
+from tdmpc.scripts.report import style, training
+from tdmpc.scripts.report.training import PUBLISHED, learning_curve, running_mean, series, training_panels
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
 
@@ -124,7 +124,7 @@ def test_matplotlib_state_is_left_alone(tmp_path: Path) -> None:
     """Drawing imports no pyplot and changes no global setting of matplotlib."""
     program = f"""
 import sys, matplotlib
-from scripts.report.training import learning_curve, training_panels
+from tdmpc.scripts.report.training import learning_curve, training_panels
 
 def settings():  # reading the backend would choose one, and import pyplot
     return {{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}}

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tdmpc.env_faults import DIVERGED, EnvironmentFault
 from tdmpc.envs import make_bare_env, make_env
-from tdmpc.guard import DIVERGED, EnvironmentFault
 from tests.tdmpc.conftest import TOY, Toy
 from tests.tdmpc.env_toys import Sled
 
@@ -43,7 +43,7 @@ def after(env: gym.Env, steps: int) -> tuple[Any, ...]:
 # -------------------------------------------------------------------------------------------------------- divergences
 
 DIVERGING = {
-    "a physics error": (raising(RuntimeError("bad\nQACC")), r"RuntimeError: bad QACC \(.*test_guard.py:\d+\)"),
+    "a physics error": (raising(RuntimeError("bad\nQACC")), r"RuntimeError: bad QACC \(.*test_env_faults.py:\d+\)"),
     "an overflow": (raising(OverflowError("math range")), "OverflowError: math range"),
     "a singular matrix": (raising(np.linalg.LinAlgError("Singular")), "LinAlgError: Singular"),
     "a nan": (spoilt(lambda seen, pay: (seen * [1, math.nan], pay)), "observation is not finite: element 1 is nan"),
@@ -138,7 +138,7 @@ def test_a_fault_of_the_program_is_one_line(
         after(env, 4)
     message = " ".join(str(error).split())
     told = f"Toy-v0 failed in decision 4 of an episode: {type(error).__name__}{message and f': {message}'} ("
-    assert str(caught.value).startswith(told) and "test_guard.py:" in str(caught.value)
+    assert str(caught.value).startswith(told) and "test_env_faults.py:" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is error
 

@@ -55,7 +55,7 @@ def sensors(space: Space, path: tuple[Any, ...] = ()) -> Iterator[Sensor]:
         yield Sensor(path, space)
 
 
-class Guard(gym.Wrapper):
+class CheckedEnv(gym.Wrapper):
     """An environment that ends an episode where its simulation diverges, and raises one kind of error for its faults.
 
     A simulation diverges where it raises one of ``DIVERGENCES`` in a step, or gives an observation or a

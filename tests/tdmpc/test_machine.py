@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-import machine
-from machine import Before
+from tdmpc import machine
+from tdmpc.machine import Before
 
 
 @pytest.mark.parametrize(("policy", "told"), [(os.SCHED_FIFO, 50), (os.SCHED_OTHER, None)])

@@ -1,0 +1,10 @@
+# What find_package(tdmpc) reads: the library `tdmpc::tdmpc`, and what it needs itself.
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+find_dependency(OpenVINO COMPONENTS Runtime)
+find_path(JSON_HEADERS nlohmann/json.hpp)
+if(NOT JSON_HEADERS)
+  message(FATAL_ERROR "nlohmann-json is missing: pip install nlohmann-json, or apt-get install nlohmann-json3-dev")
+endif()
+include(${CMAKE_CURRENT_LIST_DIR}/tdmpcTargets.cmake)
+target_include_directories(tdmpc::tdmpc SYSTEM INTERFACE ${JSON_HEADERS})

@@ -1,0 +1,114 @@
+"""A record of decisions, decided again: each plan from what it was made of, each action from the plans."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tdmpc.deploy import bundle, contract
+from tdmpc.deploy.agenda import Agenda
+from tdmpc.deploy.backends import Graph, Runtime
+from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
+from tdmpc.deploy.planning import Made, draw_noise
+from tdmpc.deploy.recording import generator, read, reading
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay found."""
+
+    decisions: int
+    plans: int
+    """Compared: mean, first action and value, bit for bit."""
+    plans_differ: tuple[int, ...]
+    """Decisions that begin a plan that came out otherwise."""
+    actions: int
+    """Compared: what was due by the plans, bit for bit. Those of fault policies, and those that were planned before the
+    record begins, are not."""
+    actions_differ: tuple[int, ...]
+
+
+def replay(path: Path | str, folder: Path | str, runtime: Runtime | None = None) -> Replayed:
+    """Decide again.
+
+    Args:
+        path: what ``Controller.load(..., record=FILE)`` wrote.
+        folder: the bundle that decided.
+        runtime: as it was then; other runtimes, threads and processors round otherwise.
+
+    Raises:
+        BundleError: one of them is damaged, or another bundle decided.
+    """
+    described = bundle.read(folder)
+    facts, rows = read(path)
+    if facts["model"] != described.model_id:
+        raise BundleError(f"{path} was recorded with another bundle than {folder}: give --bundle the one that decided")
+    names = [bundle.START, bundle.REFINE] if facts["deadline"] == "True" else [bundle.PLANNER]
+    graphs = [contract.load(described, name, runtime or Runtime()) for name in names]
+    plans = dict(_plan_again(rows, described, graphs))
+    agenda, newest, episode = Agenda(described), 0, None
+    compared, plans_differ, actions, actions_differ = 0, [], 0, []
+    for row in rows:
+        decided = row["/decision"]
+        number = decided["decision"]
+        if decided["episode"] != episode:
+            episode = decided["episode"]
+            agenda.reset(_at_first(described, episode, first=rows[0]["/decision"]["decision"]))
+        begins = row.get("/plan", {}).get("decision", 0)
+        if begins > newest and begins in plans:
+            agenda.add(plans[begins])
+            compared += 1
+            plans_differ += [] if _same(plans[begins], row["/plan"]) else [begins]
+        newest = max(newest, begins)
+        if "planning" not in decided and decided["faults"]:
+            agenda.put(number + described.delay, np.full_like(described.low, np.nan))
+        due, _ = agenda.take(number)
+        if due is not None and np.isfinite(due).all():
+            actions += 1
+            actions_differ += [] if np.array_equal(due, np.float32(row["/action"]["due"])) else [number]
+    return Replayed(len(rows), compared, tuple(plans_differ), actions, tuple(actions_differ))
+
+
+def _plan_again(rows: list[Any], described: Bundle, graphs: list[Graph]) -> Any:
+    """Each plan that the record tells the inputs of, by the decision that it begins with."""
+    taken = {row["/plan"]["decision"]: row["/plan"]["iterations"] for row in rows if "/plan" in row}
+    for row in rows:
+        planning, begins = row["/decision"].get("planning"), row["/decision"]["decision"] + described.delay
+        if planning is None or begins not in taken:
+            continue
+        noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
+        draw_noise(generator(planning.pop("stream")), noise)
+        inputs = {name: np.array(values, np.float32) for name, values in planning.items()}
+        for sensor in described.sensors:
+            inputs[sensor.input] = np.array(reading(row["/sensors"], sensor.name), np.float32).reshape(sensor.shape)
+        made = _run(graphs, inputs, noise, taken[begins])
+        yield begins, Made(begins, taken[begins], made["action"], made["new_mean"], float(made["value"]))
+
+
+def _run(graphs: list[Graph], inputs: Arrays, noise: Arrays, iterations: int) -> Arrays:
+    if len(graphs) == 1:
+        return graphs[0]({**inputs, **noise})
+    start, refine = graphs
+    draws = noise.pop("noise_samples")
+    state, refined = dict(start({**inputs, **noise})), Arrays()
+    for each in draws[:iterations]:
+        refined = refine({**state, "noise": each})
+        state |= {"mean": refined["new_mean"], "std": refined["new_std"]}
+    return refined
+
+
+def _same(made: Made, recorded: dict[str, Any]) -> bool:
+    return (
+        np.array_equal(made.mean, np.float32(recorded["actions"]))
+        and np.array_equal(made.action, np.float32(recorded["first"]))
+        and (made.value == recorded["value"] or (recorded["value"] is None and not np.isfinite(made.value)))
+    )
+
+
+def _at_first(described: Bundle, episode: int, *, first: int) -> dict[int, np.ndarray]:
+    """What is due before anything that was planned in an episode; nothing of one that began before the record."""
+    if episode < first - 1:
+        return {}
+    middle = actuate(np.zeros_like(described.low), described.low, described.high)
+    return dict.fromkeys(range(episode + 1, episode + 1 + described.delay), middle)
