@@ -10,8 +10,8 @@ from tdmpc.deploy import backends, bundle
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Bundle, BundleError, Shapes
 
-UNSAID = ("files", "tuning", "certificate")
-"""Parts of a manifest that no graph carries: the hashes of the graphs, and what ``tdmpc tune`` and ``certify`` add."""
+UNSAID = ("files", "certificate", "tuning")
+"""Parts of a manifest that no graph carries: the first holds their hashes, the others come after them."""
 
 
 def load(described: Bundle, name: str, runtime: Runtime) -> Graph:

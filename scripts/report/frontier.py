@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tdmpc.scripts.report.style import INK, Figure, colours, entry, period_line, plain_log, save, styled
 
 Row = dict[str, Any]
@@ -13,11 +11,11 @@ Row = dict[str, Any]
 
 def frontier(rows: Iterable[Row]) -> list[Row]:
     """Those that return more than each quicker one: 1 ms 5, 2 ms 4, 3 ms 6 leaves the first and the last."""
-    table = pd.DataFrame(sorted(rows, key=lambda row: (row["p99_ms"], -row["return_mean"])))
-    if table.empty:
-        return []
-    best = table["return_mean"].cummax()
-    return table[best.shift(fill_value=-float("inf")) < table["return_mean"]].to_dict("records")
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row["p99_ms"], -row["return_mean"])):
+        if not found or row["return_mean"] > found[-1]["return_mean"]:
+            found.append(row)
+    return found
 
 
 @styled

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tdmpc import deploy
 from tdmpc.deploy import bundle
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault
@@ -39,7 +38,7 @@ SCRIPTS = {
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The controller with a scripted planner, compiled once."""
-    out, sources = tmp_path_factory.mktemp("native") / "script", Path(deploy.__file__).parent / "native"
+    out, sources = tmp_path_factory.mktemp("native") / "script", Path(tdmpc.deploy.__file__).parent / "native"
     wheel = find_spec("nlohmann_json")
     headers = ["-isystem", str(Path(wheel.origin).parent / "include")] if wheel and wheel.origin else []
     files = [

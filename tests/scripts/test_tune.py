@@ -144,7 +144,12 @@ def test_a_bundle_that_is_too_slow_is_not_kept(
 
 
 def test_what_cannot_be_asked_is_refused(
-    trained: Path, tmp_path: Path, world: World, fails: Callable[..., str], toy: None
+    trained: Path,
+    tmp_path: Path,
+    world: World,
+    fails: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    toy: None,
 ) -> None:
     """No agent, a share of more than all, two slownesses, a folder that is there, another question: one line each."""
     out = tmp_path / "asked"
@@ -153,6 +158,7 @@ def test_what_cannot_be_asked_is_refused(
     assert "--share must be at most 1" in fails("tune", str(trained), *common, "--share=2")
     assert "--latency-at and --slowdown" in fails("tune", str(trained), *common, "--latency-at=x", "--slowdown=2")
     assert tune(trained, out, "--trials=8") == 0
+    capsys.readouterr()
     assert "never overwritten" in fails("tune", str(trained), *common)
     shutil.rmtree(out)
     assert "is a search with other slowdown" in fails("tune", str(trained), *common, "--slowdown=2")
@@ -187,7 +193,7 @@ def test_a_board_is_compared_by_its_own_times(tmp_path: Path, monkeypatch: pytes
     shutil.rmtree(tmp_path / "small")
     with pytest.raises(BundleError, match="which is not here: put a copy of it beside the file"):
         tune_latency.slowdowns(tmp_path / "board.json", known)
-    (tmp_path / "board.json").write_text("{}")
+    (tmp_path / "board.json").write_text('[{"mode": "single"}]')
     with pytest.raises(BundleError, match="is not what tdmpc latency --json writes"):
         tune_latency.slowdowns(tmp_path / "board.json", known)
 
