@@ -14,7 +14,7 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -258,25 +258,26 @@ def _schemas(described: Bundle) -> dict[str, Message]:
     }
 
 
-def _words(state: Mapping[str, Any]) -> list[int]:
-    """The state of numpy's PCG64 as words of 32 bits."""
-    numbers = state["state"]["state"], state["state"]["inc"]
-    return [
-        *(n >> shift & 0xFFFFFFFF for n in numbers for shift in (0, 32, 64, 96)),
-        state["has_uint32"],
-        state["uinteger"],
-    ]
+def _words(state: Mapping[str, Any]) -> np.ndarray:
+    """The state of numpy's PCG64 as words of 32 bits, ``UInt32[10]``, the lowest first."""
+    numbers = (
+        (state["state"]["state"], 16),
+        (state["state"]["inc"], 16),
+        (state["has_uint32"], 4),
+        (state["uinteger"], 4),
+    )
+    return np.frombuffer(b"".join(number.to_bytes(size, "little") for number, size in numbers), "<u4")
 
 
-def generator(words: list[int]) -> np.random.Generator:
+def generator(words: Sequence[int]) -> np.random.Generator:
     """The random stream that ``_words`` was taken of."""
-    state, inc = (sum(word << 32 * place for place, word in enumerate(part)) for part in (words[:4], words[4:8]))
+    state, inc = (sum(int(word) << 32 * place for place, word in enumerate(part)) for part in (words[:4], words[4:8]))
     bits = np.random.PCG64()
     bits.state = {
         "bit_generator": "PCG64",
         "state": {"state": state, "inc": inc},
-        "has_uint32": words[8],
-        "uinteger": words[9],
+        "has_uint32": int(words[8]),
+        "uinteger": int(words[9]),
     }
     return np.random.Generator(bits)
 

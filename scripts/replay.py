@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
     runtime = Runtime(backend=args.backend, threads=args.threads, precision=args.precision)
     found = replay(args.file, args.bundle, runtime)
     if args.table is not None:
-        np.savez(args.table, **columns(args.file, read(args.bundle)))
+        table: Any = columns(args.file, read(args.bundle))
+        np.savez(args.table, **table)
     if args.json:
         print(json.dumps(asdict(found)))
     else:
