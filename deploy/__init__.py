@@ -6,7 +6,8 @@ files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs 
 robot's description against the bundle's, ``plausibility`` what it recorded (``logs``) against training. ``timing``
 measures, ``percentiles`` says what follows.
 
-Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself.
+Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself
+(``leapp`` says it to others).
 ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
 compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
 ``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdmpc import runs
-from tdmpc.deploy import backends, bundle, plausibility
+from tdmpc.deploy import backends, bundle, leapp, plausibility
 from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.bundle import Arrays, BundleError
 from tdmpc.deploy.cases import Cases, case, corner_cases, plan_cases
@@ -79,6 +79,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         plausibility.write(folder / bundle.LAW, plausibility.learn(np.concatenate([now, actions], 1), after))
         _clear(folder, {*graphs, bundle.GOLDEN, bundle.LAW})
         _save(folder, {name: finished(graph, metadata) for name, graph in graphs.items()})
+        leapp.write(folder, manifest, backends.load(folder / bundle.PLANNER, Runtime()))
         manifest["files"] = _hashes(folder)
         runs.write_json(folder / bundle.MANIFEST, manifest)
         return json.loads((folder / bundle.MANIFEST).read_text())

@@ -30,7 +30,7 @@ class Fault(StrEnum):
 
 
 FaultPolicy = Literal["hold", "zero", "prior", "raise"]
-"""What a controller does about a fault: its ``on_fault``; ``tdmpc.deploy.controller.Controller`` says what each one does."""
+"""What a controller does about a fault, its ``on_fault``; ``tdmpc.deploy.controller.Controller`` tells of each."""
 
 
 @dataclass

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from tdmpc import deploy
 from tdmpc.deploy.bundle import BundleError, read
 from tdmpc.deploy.timing import Row, Times, row
 from tdmpc.scripts import ranges
 
-SOURCES = Path(tdmpc.deploy.__file__).parent / "native"
+SOURCES = Path(deploy.__file__).parent / "native"
 PROGRAM = "tdmpc_controller"
 
 

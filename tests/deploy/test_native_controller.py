@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tdmpc import deploy
 from tdmpc.deploy import bundle
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault
@@ -38,7 +39,7 @@ SCRIPTS = {
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The controller with a scripted planner, compiled once."""
-    out, sources = tmp_path_factory.mktemp("native") / "script", Path(tdmpc.deploy.__file__).parent / "native"
+    out, sources = tmp_path_factory.mktemp("native") / "script", Path(deploy.__file__).parent / "native"
     wheel = find_spec("nlohmann_json")
     headers = ["-isystem", str(Path(wheel.origin).parent / "include")] if wheel and wheel.origin else []
     files = [
@@ -145,8 +146,8 @@ FAULTY = [
 def test_it_is_as_safe_as_the_one_in_python(
     program: Path, tmp_path: Path, delay: int, pipelined: bool, on_fault: str, safety: dict[str, Any]
 ) -> None:
-    """Under each fault policy and each setting of ``Safety`` the actions, the kinds of faults and the blend-in ratio
-    are the same, decision by decision, among faults of all kinds.
+    """Under each fault policy and setting of ``Safety`` the actions, the kinds of faults and the blend-in ratio are the
+    same, decision by decision, among faults of all kinds.
     """
     manifest = json.loads(json.dumps(MANIFEST))
     manifest["environment"]["delay"] = delay

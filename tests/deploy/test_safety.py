@@ -74,7 +74,7 @@ def test_a_planner_s_thread_that_ends_is_a_fault(tmp_path: Path, caplog: pytest.
 
 
 def test_a_planner_that_hangs_ends_in_the_safe_action(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where a plan never comes, its lateness is logged when it is due, and the plan before is followed to its end."""
+    """Where a plan never comes, that is logged when it is due, and the plan before it is followed to its end."""
     executor = Inline()
     controller = make(tmp_path, pipelined=True, delay=1, executor=executor, safety=Safety(hold_ms=20))
     controller.act(GOOD)
@@ -85,7 +85,7 @@ def test_a_planner_that_hangs_ends_in_the_safe_action(tmp_path: Path, caplog: py
 
 
 def test_repeated_faults_are_logged_less_and_less(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault that goes on is logged after 0, 1, 3, 7, ... seconds with its count; after a minute without, at once."""
+    """A fault that goes on is logged after 0, 1, 3, 7, ... seconds; one that comes again after a minute, at once."""
     now = 0.0
     controller = make(tmp_path, clock=lambda: now)
     told = []
