@@ -30,8 +30,8 @@ def lock() -> list[Requirement]:
 
 
 def declared() -> list[Requirement]:
-    """The direct dependencies that set-up installs on this Python: base and all extras but that of the site."""
-    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name != "docs"]
+    """The direct dependencies that set-up installs on this Python: base and all extras but those of other tools."""
+    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("docs", "leapp")]
     found = [Requirement(line) for line in [*PROJECT["dependencies"], *chain.from_iterable(extras)]]
     return [requirement for requirement in found if requirement.name != PROJECT["name"] and applies(requirement)]
 
