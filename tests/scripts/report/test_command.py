@@ -108,7 +108,9 @@ def test_the_dense_run_stands_beside_the_pruned_one(pruned: Path, trained: Path,
         assert f"<td>{dense['return_mean']:.1f} ±" in text and f"<td>{summary['return_mean']:.1f} ±" in text
 
 
-def test_times_of_decisions_stand_on_the_page(trained: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+def test_times_of_decisions_stand_on_the_page(
+    trained: Path, tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What ``tdmpc latency`` wrote into the run folder is a table; another file is refused by name."""
     folder = copied(trained, tmp_path / "run")
     row = {"bundle": "b/small", "backend": "onnxruntime", "precision": "float32", "threads": 1, "mode": "single"}
@@ -117,6 +119,7 @@ def test_times_of_decisions_stand_on_the_page(trained: Path, tmp_path: Path, fai
     assert main(["report", str(folder)]) == 0
     text = (folder / PAGE).read_text()
     assert "<td>small, onnxruntime float32 x 1, one after the other</td><td>1.23</td><td>2.50</td><td>-</td>" in text
+    capsys.readouterr()
     (tmp_path / "other.json").write_text("{}x")
     assert "is not what tdmpc latency --json writes" in fails("report", str(folder), f"--latency={tmp_path}/other.json")
     assert f"{tmp_path} has no summary.json" in fails("report", str(folder), f"--dense={tmp_path}")
