@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -35,6 +35,10 @@ class Runtime:
     power, and the process needs the right to it."""
     precision: Literal["float32", "auto"] = "float32"
     """``auto``: bfloat16 with OpenVINO where the processor has it. Plans differ then: validate them."""
+
+    def below(self) -> "Runtime":
+        """For a thread that plans, one priority below: who answers is woken in time even where all share a core."""
+        return self if self.priority is None else replace(self, priority=self.priority - 1)
 
 
 @runtime_checkable

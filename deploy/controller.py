@@ -10,7 +10,6 @@ What the sensors give goes in, what the actuators take comes out: finite and wit
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -97,7 +96,6 @@ class Controller:
         )
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
         self._middle = actuate(np.zeros_like(described.low), described.low, described.high)
-        self._nought = np.clip(np.zeros_like(described.low), described.low, described.high)
         self._agenda = Agenda(described)
         self._decision = 0
         self.reset(seed=0)
@@ -138,10 +136,7 @@ class Controller:
             contract.check_pipeline(described, deadline_ms)
         names = [bundle.PLANNER] if deadline_ms is None else [bundle.START, bundle.REFINE]
         names += [bundle.POLICY] if on_fault == "prior" else []
-        threaded = runtime
-        if (deadline_ms is not None or pipelined) and runtime.priority is not None:
-            # One below: who answers is woken in time even where all share a single core.
-            threaded = replace(runtime, priority=runtime.priority - 1)
+        threaded = runtime.below() if deadline_ms is not None or pipelined else runtime
         graphs = {name: contract.load(described, name, threaded) for name in names}
         realtime.prioritise(runtime.priority)
         for graph in graphs.values():
@@ -216,7 +211,7 @@ class Controller:
             due = self._safe_action(self._action)
         elif late:
             self._watch.note("late", text="a plan is late, and the one before is followed")
-        self._action = self._within_reach(self._watch.applied(due, self._action, faulty=bool(found)))
+        self._action = self._applied(due, faulty=bool(found))
         for fault in found:
             self.counters.faults[fault.fault] += 1
         self._watch.tell(found)
@@ -268,16 +263,12 @@ class Controller:
             self.counters.iterations += made.iterations
             self.value = made.value
 
+    def _applied(self, due: np.ndarray, *, faulty: bool) -> np.ndarray:
+        return self._watch.applied(due, self._action, faulty=faulty)
+
     def _committed(self) -> list[np.ndarray]:
         """The action before this decision, and those that are applied until what is decided now is."""
         return self._agenda.committed(self._middle if self._action is None else self._action, self._decision)
-
-    def _within_reach(self, action: np.ndarray) -> np.ndarray:
-        if self.bundle.max_change is None:
-            return action
-        change = self.bundle.max_change * (self.bundle.high - self.bundle.low) / 2
-        before = self._middle if self._action is None else self._action
-        return np.clip(action, before - change, before + change)
 
     def _inputs(self) -> Arrays:
         """Sensors, the last plan as the graph wants it, as of the decision before, and the actions until then."""
@@ -294,4 +285,4 @@ class Controller:
                 return action
         if self._on_fault != "zero" and held is not None:
             return held
-        return self._nought
+        return self._watch.nought

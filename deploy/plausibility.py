@@ -167,7 +167,9 @@ def _wrongs(width: int, readings: int, sensors: Sequence[tuple[int, ...]]) -> It
 
 
 def _needed(wrong: Wrong) -> float:
-    return SHIFT_GAIN if wrong.kind == "shifted" else GAIN
+    """A whole sensor is told as hardly as a shift: what is symmetric gains by chance."""
+    whole = len(wrong.columns) > 1 and wrong.kind != "exchanged"
+    return SHIFT_GAIN if whole or wrong.kind == "shifted" else GAIN
 
 
 def _standardised(values: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:

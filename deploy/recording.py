@@ -100,9 +100,9 @@ class Recording(Controller):
         self._ring.put(**inputs, planned=True, stream=_words(stream))
         return inputs
 
-    def _within_reach(self, action: np.ndarray) -> np.ndarray:
-        self._ring.put(due=action)
-        return super()._within_reach(action)
+    def _applied(self, due: np.ndarray, *, faulty: bool) -> np.ndarray:
+        self._ring.put(due=due)
+        return super()._applied(due, faulty=faulty)
 
 
 class Ring:

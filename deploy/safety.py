@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tdmpc.deploy.bundle import Arrays, Bundle, BundleError
+from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
 from tdmpc.deploy.faults import ControlFault, Fault
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,12 @@ class Watch:
         )
         if settings.range_margin is not None and not settings.range_margin >= 0:
             raise BundleError(f"range_margin must be 0 or more, got {settings.range_margin}")
-        self.safe_action = _safe_action(described, settings)
+        low, high = described.low, described.high
+        self.nought = np.clip(np.zeros_like(low), low, high)
+        """In the actuators' units, or the bound nearest to it."""
+        self.safe_action = self.nought if settings.on_hold_timeout == "zero" else _given(described, settings)
+        self._middle = actuate(np.zeros_like(low), low, high)
+        self._reach = None if described.max_change is None else described.max_change * (high - low) / 2
         self._told: dict[tuple[object, ...], tuple[float, float, float, int]] = {}
         self.reset()
 
@@ -89,6 +94,14 @@ class Watch:
 
     def applied(self, due: np.ndarray, before: np.ndarray | None, *, faulty: bool) -> np.ndarray:
         """What is applied where an action is due; ``before`` is what was, if anything was."""
+        action = self._eased(due, before, faulty=faulty)
+        if self._reach is None:
+            return action
+        origin = self._middle if before is None else before
+        return np.clip(action, origin - self._reach, origin + self._reach)
+
+    def _eased(self, due: np.ndarray, before: np.ndarray | None, *, faulty: bool) -> np.ndarray:
+        """The safe action where faults last, and part of the way where plans come in."""
         if faulty:
             self._faulty, self._good = self._faulty + 1, 0
             return self.safe_action if self._hold is not None and self._faulty > self._hold else due
@@ -145,10 +158,8 @@ def _decisions(described: Bundle, name: str, ms: float | None) -> int | None:
     return math.ceil(ms / described.control_period_ms - 1e-9) if described.control_period_ms else 0
 
 
-def _safe_action(described: Bundle, settings: Safety) -> np.ndarray:
+def _given(described: Bundle, settings: Safety) -> np.ndarray:
     low, high, given = described.low, described.high, settings.on_hold_timeout
-    if given == "zero":
-        return np.clip(np.zeros_like(low), low, high)
     action = np.asarray(given, np.float32)
     if action.shape != low.shape or not ((action >= low) & (action <= high)).all():
         raise BundleError(f"on_hold_timeout must be {len(low)} numbers, from {low} to {high}, got {given}")

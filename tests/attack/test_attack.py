@@ -16,7 +16,7 @@ from tests.attack.cases import Case, spread
 from tests.attack.processes import Ended
 from tests.attack.subject import subject
 
-SMALL = {"kills": 0.06, "environments": 0.02, "commands": 0.02, "bits": 0.03, "controller": 0.02}
+SMALL = {"kills": 0.06, "environments": 0.02, "commands": 0.02, "bits": 0.03, "controller": 0.02, "connections": 0.02}
 
 
 @pytest.mark.slow
