@@ -98,7 +98,9 @@ def source_of(name: str, windows: int = 26) -> Source:
     teach(agent.model)
     training = {"run": "runs/robot", "seed": 0, "env_steps": 1, "agent_steps": 1}
     observations = spread * torch.rand(4, windows, 2) - spread / 2
-    return Source(Original(agent.model, Settings(planner, 0.05, 0.99), SPEC), training, observations)
+    now, after = (part.reshape(-1, 2).numpy() for part in (observations[:-1], observations[1:]))
+    transitions = now, np.zeros((len(now), SPEC.action_dim), np.float32), after
+    return Source(Original(agent.model, Settings(planner, 0.05, 0.99), SPEC), training, observations, transitions)
 
 
 @pytest.fixture(scope="session")

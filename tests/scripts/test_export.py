@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tdmpc.deploy import bundle
+from tdmpc.deploy import bundle, leapp
 from tdmpc.deploy.bundle import BundleError
 from tdmpc.deploy.controller import Controller
 from tdmpc.scripts.main import main
@@ -30,8 +30,11 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
 
 
 def test_a_run_becomes_a_bundle(exported: Path, trained: Path, tmp_path: Path) -> None:
-    """``tdmpc export`` leaves graphs, golden plans and a manifest that knows what the run's evaluation found."""
+    """``tdmpc export`` leaves graphs, golden plans, how sensors change, a description for LEAPP, and a manifest that
+    knows what the run's evaluation found.
+    """
     names = {bundle.PLANNER, bundle.START, bundle.REFINE, bundle.POLICY, bundle.GOLDEN, bundle.MANIFEST}
+    names |= {bundle.LAW, leapp.FILE}
     assert {path.name for path in exported.iterdir()} == names
     summary = json.loads((trained / "summary.json").read_text())
     assert bundle.read(exported).manifest["training"]["return_mean"] == summary["return_mean"]
