@@ -10,7 +10,19 @@ import torch
 
 from tdmpc.envs import make_env
 from tdmpc.scripts.closed_loop import turned, values
-from tdmpc.scripts.report.style import INK, KEPT, UNDONE, Axes, entry, legend, panels, save, share_axis, styled
+from tdmpc.scripts.report.style import (
+    INK,
+    KEPT,
+    UNDONE,
+    Axes,
+    entry,
+    legend,
+    panels,
+    save,
+    share_axis,
+    styled,
+    value_axis,
+)
 
 if TYPE_CHECKING:
     from tdmpc.scripts.stability import Measured
@@ -51,7 +63,7 @@ def _measures(found: Sequence["Measured"], path: Path) -> None:
         axes.set_title(MEASURES[name])
         share_axis(axes, min(*left, 0.9))
         axes.set_xlabel("multiply-adds left")
-        axes.set_ylim(0, 1.05 if name == "settled" else None)
+        value_axis(axes, [row.get(f"{name}_high", row[name]) for row in rows], log=False)
     save(figure, path)
 
 
@@ -68,12 +80,12 @@ def _ends(rows: Sequence[dict[str, Any]], name: str, value: np.ndarray) -> np.nd
 @styled
 def _phase(found: Sequence["Measured"], path: Path) -> None:
     """Contours of V where the cart stands in the middle; states that episodes passed, and those without decrease."""
-    figure, drawn = panels(len(found), columns=3, width=2.8, height=2.4)
+    figure, drawn = panels(len(found), columns=3, width=3.0, height=2.3)
     angles, rates = np.linspace(-np.pi, np.pi, FINE), np.linspace(-10, 10, FINE)
     for each, axes in zip(found, drawn, strict=True):
         cost = _cost_to_go(each, angles, rates)
         contours = axes.contourf(angles, rates, cost, levels=12, cmap="Greys", alpha=0.7)
-        figure.colorbar(contours, ax=axes, label="V")
+        figure.colorbar(contours, ax=axes, label="V", fraction=0.06, pad=0.02)
         alive = each.trace.alive.numpy()
         passed, missed = each.trace.poles[:-1][alive], each.violated[alive]
         axes.plot(*passed[~missed].T, ".", color=KEPT, markersize=1.5)
@@ -117,4 +129,4 @@ def _attraction(found: Sequence["Measured"], path: Path, goal: float) -> None:
 def _name_axes(axes: Axes, each: "Measured") -> None:
     axes.set_title(f"{each.name}: {each.row['macs_left']:.1%} left", color=INK)
     axes.set(xlabel="angle of the pole, 0 is upright", ylabel="angular velocity")
-    axes.set_xticks([-np.pi, 0, np.pi], ["-π", "0", "π"])
+    axes.set_xticks([-np.pi, 0, np.pi], ["−π", "0", "π"])

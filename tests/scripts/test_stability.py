@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ def test_who_believes_what_comes_decreases(trained: Path, monkeypatch: pytest.Mo
 def test_prediction_errors_are_those_of_a_loop(trained: Path) -> None:
     """The largest errors two decisions ahead are what one finds state by state."""
     agent, meta = load_agent(trained, compile=False)
+    agent.config = replace(agent.config, loss=replace(agent.config.loss, discount=0.5))
+    with torch.no_grad():
+        for parameter in agent.model.components["value"].parameters():
+            parameter += 0.5  # a new agent values everything at nothing
     trace = closed_loop(agent, step=meta["agent_steps"], episodes=2, seed=4)
     found = prediction_errors(agent, trace, ahead=2)
     model, discount, scale = agent.model, agent.config.loss.discount, agent.model.reward_scale
