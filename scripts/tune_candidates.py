@@ -19,6 +19,9 @@ from tdmpc.scripts.tune_latency import Costs, predicted
 
 BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
 
+POLICY_ALONE = 0
+"""The number of samples that stands for no planner: one candidate of an agent, so not half of all that is tried."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -115,17 +118,17 @@ class Space:
         """A candidate."""
         planners = [subject.planner for subject in self.subjects.values()]
         agent = trial.suggest_categorical("agent", list(self.subjects))
-        policy = trial.suggest_categorical("policy", ["planner", "prior"])
         precision: Precision = (
             "bfloat16" if trial.suggest_categorical("precision", self.precisions) == "bfloat16" else "float32"
         )
         own = self.subjects[agent].delay
-        if policy == "prior":
+        samples = trial.suggest_categorical("samples", [*halves(planner.samples for planner in planners), POLICY_ALONE])
+        if samples == POLICY_ALONE:
             return Candidate(agent, "prior", precision, own)
         # A plan for a delay of one decision has no more time than one without delay.
         delay = own if trial.suggest_categorical("delay", ["own", "longer"]) == "own" else max(own, 1) + 1
         chosen = {
-            "samples": trial.suggest_categorical("samples", halves(planner.samples for planner in planners)),
+            "samples": samples,
             "iterations": trial.suggest_int("iterations", 1, max(planner.iterations for planner in planners)),
             "horizon": trial.suggest_int("horizon", 1, max(planner.horizon for planner in planners)),
             "policy_trajectories": trial.suggest_categorical(
@@ -142,7 +145,7 @@ class Space:
             {"agent": name, "precision": self.precisions[0], **choice}
             for parts in (None, 8, 4, 1)
             for name, subject in self.subjects.items()
-            for choice in [{"policy": "prior"} if parts is None else _part(subject.planner, parts)]
+            for choice in [{"samples": POLICY_ALONE} if parts is None else _part(subject.planner, parts)]
         ]
 
 
@@ -150,7 +153,6 @@ def _part(planner: PlannerConfig, parts: int) -> dict[str, Any]:
     """A planner with so many times fewer samples, at most, and fewer iterations."""
     halvings = parts.bit_length() - 1
     return {
-        "policy": "planner",
         "delay": "own",
         "samples": halves([planner.samples])[: halvings + 1][-1],
         "iterations": max(planner.iterations // max(halvings, 1), 1),

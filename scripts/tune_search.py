@@ -249,8 +249,8 @@ class Search:
         found: dict[str, Row] = {}
         for trial in self.study.get_trials(deepcopy=False, states=ENDED):
             told, returns = trial.user_attrs, list(trial.intermediate_values.values())
-            if not returns:
-                continue
+            if len(returns) <= found.get(told["candidate"], {"episodes": 0})["episodes"]:
+                continue  # not played, or not as far as before
             fresh = self.study.user_attrs.get(f"fresh {told['candidate']}", [])
             settings = told["settings"]
             left = self.subjects[settings["agent"]].left

@@ -104,6 +104,9 @@ def test_candidates_are_raced_on_the_same_episodes(trained: Path, tmp_path: Path
     assert len(fresh) == 5 and not set(race) & set(fresh)
     assert all(each[:8] == race[: len(each[:8])] and each[8:] in ([], fresh) for each in seeds.values())
     assert min(map(len, seeds.values())) < 8 and max(map(len, seeds.values())) == 13
+    table = pd.read_csv(tmp_path / "raced.csv")
+    episodes = dict(zip(table["candidate"], table["episodes"], strict=True))
+    assert episodes == {str(candidate): len(each[:8]) for candidate, each in seeds.items()}
 
 
 def test_an_interrupted_search_goes_on(trained: Path, tmp_path: Path, world: World, toy: None) -> None:
