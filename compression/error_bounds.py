@@ -48,7 +48,7 @@ class Stage:
         return self.reach.amax((0, 1))
 
 
-def carry(stages: Sequence[Stage], errors: Sequence[float | Float[Tensor, "E Y"]]) -> Float[Tensor, "E Y"]:
+def carry(stages: Sequence[Stage], errors: Sequence[float | Float[Tensor, "E _"]]) -> Float[Tensor, "E Y"]:
     """How far the output of layers in a row is off at most, coordinate by coordinate.
 
     An error e of the inputs becomes |W| e, which is at most the largest row l1 norm of W times the largest error.
