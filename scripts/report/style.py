@@ -52,6 +52,7 @@ STYLE: Any = {
     "ytick.color": LINE,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
+    "legend.loc": "upper left",  # to look for the best place takes long, and matplotlib warns of it
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
 }
