@@ -403,7 +403,8 @@ def test_values_are_compared_as_such(original: Original, inputs: Inputs, off: fl
 @pytest.mark.slow
 def test_a_probe_changes_no_bit(graphs_of: Callable[[str], Graphs], tmp_path: Path) -> None:
     """In ONNX Runtime, a graph with probes plans what the graph without them does."""
-    (original, _, observations), path = source_of("learned"), tmp_path / bundle.PLANNER
+    source, path = source_of("learned"), tmp_path / bundle.PLANNER
+    original, observations = source.original, source.observations
     onnx.save(graphs_of("learned")[bundle.PLANNER], path)
     given = original.feed(case(plan_cases(original, observations[:1, :1], seed=0), 0, 0))
     bare, probed = (load(path, Runtime())(given) for load in (backends.load, probe.load))
