@@ -75,6 +75,20 @@ def test_a_shift_is_named(law: plausibility.Arrays) -> None:
     assert any("'body/height' lies far outside" in line for line in wrong(law, ONES, ORDER, [0.0, 0.0, 9.0, 0.0, 0.0]))
 
 
+def test_undoing_is_as_if_connected_so(law: plausibility.Arrays) -> None:
+    """What is left unexplained once a wrong is undone is that of the log whose columns are changed so, one or two."""
+    rows, actions = played(300, 3)
+    now, after = np.concatenate([rows, actions], 1)[:-1], rows[1:]
+    fit = plausibility._Fit(law, now, after)
+    for wrong in plausibility._wrongs(5, 3, [(0, 1), (3, 4)]):
+        other = [now.copy(), after.copy()]
+        for column, before, later in fit.undone(wrong):
+            other[0][:, column] = before
+            if later is not None:
+                other[1][:, column] = later
+        assert fit.unexplained(fit.undone(wrong)) == pytest.approx(plausibility._Fit(law, *other).unexplained()), wrong
+
+
 def test_what_stands_still_tells_nothing(law: plausibility.Arrays) -> None:
     """Of a robot at rest nothing is named, and the log is said to tell nothing of its sensors."""
     rest = np.zeros((200, 5))
