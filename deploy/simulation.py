@@ -7,9 +7,8 @@ A bundle without delay is run as most robots are: observe, plan, act when the pl
 a delay runs pipelined.
 """
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tdmpc.deploy import bundle, contract, faults
+from tdmpc.deploy import bundle, contract, faults, timing
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Bundle, BundleError
 from tdmpc.deploy.controller import Controller
@@ -93,16 +92,11 @@ def quantiles_of(path: Path, described: Bundle, runtime: Runtime) -> list[float]
     Raises:
         BundleError: the file is none of these, or has nothing of this bundle with this runtime.
     """
-    try:
-        rows: list[Mapping[str, Any]] = json.loads(path.read_text())
+    with timing.read(path) as rows:
         known = [(row["model"], row["backend"], row["threads"], row["mode"], row["precision"]) for row in rows]
         computed = ("float32", "bfloat16") if runtime.precision == "auto" else (described.precision,)
         wanted = [(described.model_id, runtime.backend, runtime.threads, "single", each) for each in computed]
         found = [row["quantiles_ms"] for row, key in zip(rows, known, strict=True) if key in wanted]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(
-            f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})"
-        ) from error
     if not found:
         raise BundleError(
             f"{path} holds no times of {described.folder} with {runtime.backend} on {runtime.threads} threads: measure "

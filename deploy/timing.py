@@ -4,9 +4,11 @@ The controllers take turns in rounds, so that a drift of the machine hits all al
 beside it, and a run during which the processor was not ours alone is flagged.
 """
 
+import json
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import numpy as np
 
 from tdmpc.deploy import percentiles
 from tdmpc.deploy.backends import Runtime
+from tdmpc.deploy.bundle import BundleError
 from tdmpc.deploy.controller import Controller
 
 ROUNDS = 5
@@ -23,6 +26,21 @@ OWN_SHARE = 0.95
 WARM_UP = 20
 
 Row = dict[str, Any]
+
+
+@contextmanager
+def read(path: Path) -> Iterator[list[Row]]:
+    """What ``tdmpc latency --json`` wrote: a row for each controller and way of timing it.
+
+    Raises:
+        BundleError: the file is none of these, or lacks what is looked for inside the context.
+    """
+    try:
+        yield json.loads(path.read_text())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(
+            f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})"
+        ) from error
 
 
 class Clock(NamedTuple):

@@ -1,6 +1,5 @@
 """``tdmpc certify``: how much smaller a controller may be and still be known to be as good."""
 
-import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 
 from tdmpc import runs
 from tdmpc.config import ConfigError, PerturbConfig
-from tdmpc.deploy import bundle
+from tdmpc.deploy import bundle, timing
 from tdmpc.deploy.backends import BackendName, Runtime
 from tdmpc.deploy.bundle import BundleError
 from tdmpc.deploy.percentiles import upper_bound
@@ -133,13 +132,10 @@ def _deadlines(rung: Rung, args: CertifyArgs) -> Row | None:
     """
     if args.latency is None:
         return None
-    try:
-        rows = json.loads(args.latency.read_text())
+    with timing.read(args.latency) as rows:
         wanted = (rung.bundle and rung.bundle.model_id, args.backend, args.threads, "periodic")
         found = [row for row in rows if tuple(row[name] for name in ("model", "backend", "threads", "mode")) == wanted]
         timed = [{name: row[name] for name in ("period_ms", "periods", "misses")} for row in found]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{args.latency} is not what tdmpc latency --json writes ({error!r})") from error
     if not timed:
         raise BundleError(
             f"{args.latency} holds no deadlines of {rung.path} with {args.backend} on {args.threads} threads: "

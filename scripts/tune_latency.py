@@ -5,7 +5,6 @@ iterations (the samples), and both are loops over the horizon, so two exports fo
 What a search ends with is measured on its bundle.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ import onnx
 from scipy.optimize import nnls
 
 from tdmpc.config import PlannerConfig
-from tdmpc.deploy import backends, bundle, contract, percentiles
+from tdmpc.deploy import backends, bundle, contract, percentiles, timing
 from tdmpc.deploy.assemble import export_graphs
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import BundleError
@@ -129,16 +128,12 @@ def slowdowns(path: Path, known: Mapping[str, Runtime]) -> dict[str, float]:
         BundleError: it is no such file, holds nothing of these runtimes, or a bundle is not here.
     """
     found: dict[str, float] = {}
-    try:
-        rows = [row for row in json.loads(path.read_text()) if row["mode"] == "single"]
+    with timing.read(path) as rows:
         measured = [
             (f"{row['backend']} {row['precision']}", Path(row["bundle"]), row["model"], row["threads"], row["p99_ms"])
             for row in rows
+            if row["mode"] == "single"
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(
-            f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})"
-        ) from error
     for name, there, model, threads, p99 in measured:
         if name not in known or threads != known[name].threads or p99 is None:
             continue

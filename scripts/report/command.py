@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from tdmpc import runs
 from tdmpc.compression.records import EVENTS, IMPORTANCE, read
+from tdmpc.deploy import timing
 from tdmpc.files import write_whole
 from tdmpc.metrics import read_rows
 from tdmpc.runs import RunError
@@ -170,7 +171,7 @@ def _latency(folder: Path, given: Path | None) -> list[dict[str, str]]:
     path = folder / TIMES if given is None else given
     if given is None and not path.exists():
         return []
-    try:
+    with timing.read(path) as rows:
         return [
             {
                 "controller": label(row),
@@ -178,10 +179,8 @@ def _latency(folder: Path, given: Path | None) -> list[dict[str, str]]:
                 "late": f"{row['misses']} of {row['periods']}" if row["mode"] == "periodic" else "-",
                 "processor": row["processor"],
             }
-            for row in json.loads(path.read_text())
+            for row in rows
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} is not what tdmpc latency --json writes ({type(error).__name__}: {error})") from error
 
 
 def _result(folder: Path) -> dict[str, str]:
