@@ -20,7 +20,7 @@ from tdmpc.config_checks import check_delay
 from tdmpc.env_names import UnsupportedEnvironment
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.files import write_whole
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agents
 from tdmpc.scripts import ranges
 from tdmpc.scripts.report.style import colours, legend, panels, save, styled
 
@@ -92,7 +92,8 @@ def main(arguments: list[str]) -> int:
     ranges.check(args, ConfigError, positive=["episodes"], not_negative=["seed", "threads"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    agents = _agents(args)
+    loaded = load_agents(args.runs, example="tdmpc robustness runs/walker-walk-v0-0", device=args.device, compile=False)
+    agents = {name: (agent, step) for name, (_, agent, step) in loaded.items()}
     rows: list[Row] = []
     for row in _played(agents, args):
         rows.append(row)
@@ -103,20 +104,6 @@ def main(arguments: list[str]) -> int:
     print(args.out.with_suffix(".csv"))
     print(args.out.with_suffix(".png"))
     return 0
-
-
-def _agents(args: RobustnessArgs) -> dict[str, tuple[Agent, int]]:
-    """Agent and its step, by the name of its run, or by its path where two runs have one name."""
-    if not args.runs:
-        raise ConfigError("which agents? For example: tdmpc robustness runs/walker-walk-v0-0")
-    names = [run.name for run in args.runs]
-    loaded = {}
-    for run in dict.fromkeys(args.runs):
-        agent, meta = load_agent(run, device=args.device, compile=False)
-        loaded[str(run) if names.count(run.name) > 1 else run.name] = agent, meta["agent_steps"]
-    if len(tasks := {agent.spec.id for agent, _ in loaded.values()}) > 1:
-        raise ConfigError(f"the agents must be of one environment to meet the same episodes, got {sorted(tasks)}")
-    return loaded
 
 
 def _played(agents: dict[str, tuple[Agent, int]], args: RobustnessArgs) -> Iterator[Row]:

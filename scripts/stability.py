@@ -19,7 +19,7 @@ from tdmpc.deploy.percentiles import lower_bound, upper_bound
 from tdmpc.envs import NOMINAL
 from tdmpc.evaluation import EVALUATION_STREAM
 from tdmpc.macs import planning_macs
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agents
 from tdmpc.scripts import ranges
 from tdmpc.scripts.closed_loop import PLANAR, Trace, closed_loop, conformal, excess, prediction_errors, settled
 from tdmpc.scripts.csv_tables import write_table
@@ -91,7 +91,9 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(f"--{name} must be above 0 and at most 1, got {value}")
     torch.set_num_threads(args.threads)
     found: list[Measured] = []
-    for name, agent, step in _agents(args):
+    agents = load_agents(args.runs, example="tdmpc stability runs/dense runs/pruned-75", device="cpu", compile=False)
+    for name, (_, agent, step) in agents.items():
+        agent.config = dataclasses.replace(agent.config, perturb=NOMINAL)
         found.append(_measured(name, agent, step, args, dense=found[0].row["macs"] if found else None))
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "stability.csv", [each.row for each in found])
@@ -101,19 +103,6 @@ def main(arguments: list[str]) -> int:
     _show([each.row for each in found])
     print(args.out / "stability.csv", *pictures, sep="\n")
     return 0
-
-
-def _agents(args: StabilityArgs) -> list[tuple[str, Agent, int]]:
-    if not args.runs:
-        raise ConfigError("which agents? For example: tdmpc stability runs/dense runs/pruned-75")
-    loaded = []
-    for run in args.runs:
-        agent, meta = load_agent(run, device="cpu", compile=False)
-        agent.config = dataclasses.replace(agent.config, perturb=NOMINAL)
-        loaded.append((run.name, agent, meta["agent_steps"]))
-    if len(tasks := {agent.spec.id for _, agent, _ in loaded}) > 1:
-        raise ConfigError(f"the agents must be of one task to be compared, got {sorted(tasks)}")
-    return loaded
 
 
 def _measured(name: str, agent: Agent, step: int, args: StabilityArgs, *, dense: int | None) -> Measured:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from optuna import Trial
 
 from tdmpc.agent import Agent
-from tdmpc.config import ConfigError, PlannerConfig, Precision
+from tdmpc.config import PlannerConfig, Precision
 from tdmpc.deploy.original import ExportConfig
 from tdmpc.evaluation import evaluate
 from tdmpc.macs import planning_macs
 from tdmpc.runs import config as config_of
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agent, load_agents
 from tdmpc.scripts.tune_latency import Costs, predicted
 
 BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
@@ -58,10 +58,9 @@ class Candidate:
 class Subject:
     """The agent of a run, to be played with any planner."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self.agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
-        self.step, self.delay = meta["agent_steps"], max(self.agent.config.delay)
+    def __init__(self, run: Path, agent: Agent, step: int) -> None:
+        self.run, self.agent, self.step = run, agent, step
+        self.delay = max(agent.config.delay)
         self.planner = dataclasses.replace(
             self.agent.config.planner, horizon=self.agent.config.planner.horizon_at(self.step)
         )
@@ -87,24 +86,10 @@ class Subject:
 
 
 def subjects_of(folders: Sequence[Path]) -> dict[str, Subject]:
-    """The agents, by the names of their runs, or by their paths where two runs have one name.
-
-    Raises:
-        ConfigError: there are none, or they are not of one task.
-    """
-    if not folders:
-        raise ConfigError("which agents? For example: tdmpc tune runs/demo runs/demo-dense --period-ms 20 --out bundle")
-    names = [folder.name for folder in folders]
-    found = {
-        str(folder) if names.count(folder.name) > 1 else folder.name: Subject(folder)
-        for folder in dict.fromkeys(folders)
-    }
-    tasks = {f"{subject.agent.spec.id} x {subject.agent.spec.action_repeat}" for subject in found.values()}
-    if len(tasks) > 1:
-        raise ConfigError(
-            f"the agents must be of one environment and action repeat to play the same episodes, got {sorted(tasks)}"
-        )
-    return found
+    """The agents of runs, by name. Raises as ``load_agents``."""
+    example = "tdmpc tune runs/demo runs/demo-dense --period-ms 20 --out bundle"
+    loaded = load_agents(folders, example=example, device="cpu", precision="float32", compile=False)
+    return {name: Subject(*each) for name, each in loaded.items()}
 
 
 @dataclass(frozen=True)

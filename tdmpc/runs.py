@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from tdmpc import checkpoint, machine
 from tdmpc.agent import Agent
 from tdmpc.checkpoint import below
-from tdmpc.config import ModelConfig, TrainConfig, from_json
+from tdmpc.config import ConfigError, ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.files import write_whole
 from tdmpc.macs import planning_macs
@@ -152,6 +152,34 @@ def load_agent(
     agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
     agent.load_state(below("agent", saved.tensors))
     return agent, saved.meta
+
+
+def load_agents(folders: Sequence[Path], *, example: str, **overrides: Any) -> dict[str, tuple[Path, Agent, int]]:
+    """The agents of several runs of one task, to be compared.
+
+    Args:
+        folders: run folders; one that is named twice counts once.
+        example: of a command, for whoever names none.
+        overrides: as ``load_agent`` takes them.
+
+    Returns:
+        Run folder, agent and its step, by the folder's name, or by its path where two have one name.
+
+    Raises:
+        ConfigError: there are none, or they play different episodes.
+    """
+    if not folders:
+        raise ConfigError(f"which agents? For example: {example}")
+    names, found = [folder.name for folder in folders], {}
+    for folder in dict.fromkeys(folders):
+        agent, meta = load_agent(folder, **overrides)
+        found[str(folder) if names.count(folder.name) > 1 else folder.name] = folder, agent, meta["agent_steps"]
+    tasks = {f"{agent.spec.id} x {agent.spec.action_repeat}" for _, agent, _ in found.values()}
+    if len(tasks) > 1:
+        raise ConfigError(
+            f"the agents must be of one environment and action repeat to play the same episodes, got {sorted(tasks)}"
+        )
+    return found
 
 
 def has_checkpoint(folder: Path) -> bool:

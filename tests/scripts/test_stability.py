@@ -1,6 +1,7 @@
 """Laws of ``tdmpc stability``: episodes side by side, and what is read from them."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -115,10 +116,12 @@ def test_the_command_writes_table_and_figures(tmp_path: Path, capsys: pytest.Cap
     options = ["--eval-episodes=1", "--max-episode-steps=80", f"--run-dir={run}"]
     assert main(["train", "pendulum-swingup", *TINY, *options]) == 0
     out = tmp_path / "out"
-    assert main(["stability", str(run), str(run), "--episodes=2", "--grid=2", f"--out={out}"]) == 0
+    other = shutil.copytree(run, tmp_path / "again")
+    assert main(["stability", str(run), str(other), "--episodes=2", "--grid=2", f"--out={out}"]) == 0
     with (out / "stability.csv").open() as file:
         first, second = csv.DictReader(file)
-    assert first == second and first["agent"] == "swing" and float(first["macs_left"]) == 1
+    assert (first.pop("agent"), second.pop("agent")) == ("swing", "again")
+    assert first == second and float(first["macs_left"]) == 1
     assert first["settled_of"] == "4" and first["latent_error"] == "inf"
     assert all((out / name).read_bytes()[1:4] == b"PNG" for name in ("measures.png", "phase.png", "attraction.png"))
     assert str(out / "phase.png") in capsys.readouterr().out.replace("\n", "")
