@@ -102,6 +102,12 @@ class Bundle:
         """Multiply-adds that one plan runs; of the pruned widths in a bundle of format 1, which tells no others."""
         return sum(self.manifest.get("as_run", self.manifest)["macs"].values())
 
+    def readings(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Its sensors by name, from an observation as agents get it: ``Float32[O]``, one sensor behind the other."""
+        sizes = [math.prod(sensor.shape) for sensor in self.sensors]
+        parts = zip(self.sensors, np.split(observation, np.cumsum(sizes)[:-1]), strict=True)
+        return {sensor.name: part.reshape(sensor.shape) for sensor, part in parts}
+
     def interface(self, name: str) -> tuple[Shapes, Shapes]:
         """Inputs and outputs of one of its graphs, as far as the manifest tells them."""
         plan: tuple[int, ...] = (self.horizon, self.action_dim)

@@ -25,6 +25,7 @@ from tdmpc.evaluation import Policy
 from tdmpc.perturbation import physics
 from tdmpc.runs import load_agent
 from tdmpc.scripts import ranges
+from tdmpc.scripts.rungs import options_of
 from tdmpc.spec import EnvOptions
 from tdmpc.video import write_video
 
@@ -212,17 +213,14 @@ def _decider(path: Path, policy: Policy, seed: int) -> Decider:
 def _bundle(path: Path, seed: int) -> Decider:
     controller = Controller.load(path)
     described, environment = controller.bundle, controller.bundle.manifest["environment"]
-    sizes = np.cumsum([int(np.prod(sensor.shape)) for sensor in described.sensors])[:-1]
 
     def act(observation: np.ndarray) -> np.ndarray:
-        parts = zip(described.sensors, np.split(observation, sizes), strict=True)
-        readings = {sensor.name: part.reshape(sensor.shape) for sensor, part in parts}
-        return deactuate(controller.act(readings), described.low, described.high)
+        return deactuate(controller.act(described.readings(observation)), described.low, described.high)
 
     return Decider(
         name=f"the bundle {path}",
         env_id=environment["id"],
-        options={name: environment.get(name) for name in ("action_repeat", "max_episode_steps")},  # pyright: ignore[reportArgumentType]
+        options=options_of(described),
         period_s=(environment["control_period_ms"] or 1000 / 30) / 1000,
         reset=lambda: controller.reset(seed=seed),
         act=act,

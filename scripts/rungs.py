@@ -74,10 +74,7 @@ def _run(path: Path, perturb: PerturbConfig) -> Rung:
 def _bundle(path: Path, perturb: PerturbConfig, runtime: Runtime) -> Rung:
     controller = Controller.load(path, runtime)
     described, manifest = controller.bundle, controller.bundle.manifest
-    environment = manifest["environment"]
-    options = EnvOptions(
-        action_repeat=environment["action_repeat"], max_episode_steps=environment.get("max_episode_steps")
-    )
+    environment, options = manifest["environment"], options_of(described)
     normalised = manifest["widths"].get("normalize_observations")
     steps = (environment.get("episode_steps") or 0) * environment["action_repeat"]
 
@@ -87,7 +84,7 @@ def _bundle(path: Path, perturb: PerturbConfig, runtime: Runtime) -> Rung:
         with closing(make_env(environment["id"], perturb=perturb, **options)) as env:
             observation, _ = env.reset(seed=episode_seed(seed, 0, 0))
             while not ended:
-                action = controller.act(_readings(observation, described))
+                action = controller.act(described.readings(observation))
                 given = deactuate(action, described.low, described.high).astype(np.float32)
                 observation, reward, terminated, truncated, _ = env.step(given)
                 total, ended = total + float(reward), terminated or truncated
@@ -104,11 +101,13 @@ def _bundle(path: Path, perturb: PerturbConfig, runtime: Runtime) -> Rung:
     )
 
 
-def _readings(observation: np.ndarray, described: Bundle) -> dict[str, np.ndarray]:
-    """The sensors in a flat observation."""
-    sizes = [int(np.prod(sensor.shape)) for sensor in described.sensors]
-    parts = np.split(observation, np.cumsum(sizes)[:-1])
-    return {each.name: part.reshape(each.shape) for each, part in zip(described.sensors, parts, strict=True)}
+def options_of(described: Bundle) -> EnvOptions:
+    """How the environment of a bundle was made."""
+    environment = described.manifest["environment"]
+    return {
+        "action_repeat": environment["action_repeat"],
+        "max_episode_steps": environment.get("max_episode_steps"),
+    }
 
 
 def _task(env_id: str, options: EnvOptions, delays: Sequence[int], normalised: bool | None) -> dict[str, Any]:

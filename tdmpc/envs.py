@@ -101,7 +101,7 @@ def _construct(env_id: str, options: EnvOptions, render: bool = False) -> gym.En
 
 def _make(env_id: str, settings: dict[str, Any]) -> gym.Env:
     try:
-        return gym.make(env_id, disable_env_checker=True, **settings)  # a Guard names the sensor, too
+        return gym.make(env_id, disable_env_checker=True, **settings)  # a CheckedEnv names the sensor, too
     except (gym.error.Error, ImportError) as error:
         raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
     except FAULTS as error:
