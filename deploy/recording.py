@@ -9,15 +9,17 @@ Foxglove shows the file without a plugin: messages are JSON with a schema. Senso
   seconds, ``took_ms``, ``age_ms``; in ``planning`` all that a plan begun then was made of.
 """
 
+import itertools
 import json
 import logging
 import math
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,8 @@ from tdmpc.deploy import bundle
 from tdmpc.deploy.backends import Graph
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError
 from tdmpc.deploy.controller import Controller
-from tdmpc.deploy.faults import Fault
+from tdmpc.deploy.faults import ControlFault, Fault
+from tdmpc.deploy.planning import Made
 
 try:
     from mcap.exceptions import McapError
@@ -38,9 +41,33 @@ log = logging.getLogger(__name__)
 
 KEPT = 30_000
 """Decisions in the ring: ten minutes at 50 a second."""
+STATES = 100
+"""States of the random stream in a full ring, at least."""
 PROFILE = "tdmpc"
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 Message = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One decision, as the controller left it: what a decision makes is never changed, so nothing is copied."""
+
+    time: int
+    """In nanoseconds since 1970."""
+    decision: int
+    episode: int
+    clock: tuple[float, float, float | None]
+    """When it began and ended, and when its observation was measured, in seconds."""
+    counted: tuple[tuple[int, ...], tuple[int, ...]]
+    """Before and after: decisions that were late, and faults of each kind."""
+    readings: Arrays | None
+    planned: Arrays | None
+    """Inputs of a plan that was begun then."""
+    stream: Mapping[str, Any] | None
+    """State of the random stream before that plan, for one in many: each draws on where the one before ended."""
+    actions: tuple[np.ndarray, np.ndarray]
+    """Given, and due before any limit."""
+    plan: tuple[int, int, np.ndarray, np.ndarray, float] | None
+    """The newest: its fields as in ``Made``."""
 
 
 class Recording(Controller):
@@ -58,7 +85,9 @@ class Recording(Controller):
             kept: decisions in the ring, the last ones.
             settings: as ``Controller`` takes them.
         """
-        self._ring = Ring(described, kept)
+        self._ring: deque[tuple[Any, ...]] = deque(maxlen=kept)
+        self._every, self._plans = max(kept // STATES, 1), 0
+        self._due = np.zeros(described.action_dim, np.float32)
         super().__init__(described, graphs, **settings)
         facts = {"deadline": str(settings.get("deadline_ms") is not None), "model": described.model_id}
         self._write = weakref.finalize(self, write, _unused(Path(path)), self._ring, described, facts)
@@ -67,87 +96,63 @@ class Recording(Controller):
         self, observation: Any, *, measured_at: float | None = None, released_at: float | None = None
     ) -> np.ndarray:
         """As ``Controller.act``."""
-        entered, late, faults = self._clock(), self.counters.late, tuple(self.counters.faults.values())
-        ring = self._ring
-        ring.turn()
+        entered, counted = self._clock(), self._counted()
+        self._planned: Arrays | None = None
+        self._stream: Mapping[str, Any] | None = None
         try:
             given = super().act(observation, measured_at=measured_at, released_at=released_at)
-            ring.put(given=given)
-            return given
-        finally:
-            now, newest = self._clock(), self._agenda.newest
-            if newest is not None:
-                plan = {"plan": newest.decision, "mean": newest.mean, "value": newest.value}
-                ring.put(**plan, iterations=newest.iterations, first=newest.action)
-            ring.put(
-                time=time.time_ns(),
-                decision=self._decision,
-                episode=self._began,
-                late=self.counters.late - late,
-                faults=[now - before for now, before in zip(self.counters.faults.values(), faults, strict=True)],
-                took=now - entered,
-                age=math.nan if measured_at is None else entered - measured_at,
-                **(self._readings or {}),
-            )
+        except ControlFault:
+            self._keep(entered, measured_at, counted)
+            raise
+        self._keep(entered, measured_at, counted)
+        return given
+
+    def reset(self, seed: int | None = None) -> None:
+        """As ``Controller.reset``."""
+        self._plans = 0
+        super().reset(seed)
 
     def close(self) -> None:
         """End the planner's thread, if there is one, and write the file."""
         super().close()
         self._write()
 
+    def _keep(self, entered: float, measured_at: float | None, before: tuple[int, ...]) -> None:
+        """Add this decision, as a plain tuple: the garbage collector leaves one of numbers and arrays alone."""
+        newest, counted = self._agenda.newest, self._counted()
+        if counted != before:
+            self._plans = 0  # after a fault nobody knows what was drawn
+        self._ring.append(
+            (
+                time.time_ns(),
+                self._decision,
+                self._began,
+                (entered, self._clock(), measured_at),
+                (before, counted),
+                self._readings,
+                self._planned,
+                self._stream,
+                (self._action, self._due),
+                None if newest is None else tuple(newest),
+            )
+        )
+
+    def _counted(self) -> tuple[int, ...]:
+        return (self.counters.late, *self.counters.faults.values())
+
     def _inputs(self) -> Arrays:
-        inputs, stream = super()._inputs(), self._random.bit_generator.state
-        self._ring.put(**inputs, planned=True, stream=_words(stream))
-        return inputs
+        if self._plans % self._every == 0:
+            self._stream = self._random.bit_generator.state
+        self._plans += 1
+        self._planned = super()._inputs()
+        return self._planned
 
     def _applied(self, due: np.ndarray, *, faulty: bool) -> np.ndarray:
-        self._ring.put(due=due)
+        self._due = due
         return super()._applied(due, faulty=faulty)
 
 
-class Ring:
-    """The last decisions, a column for each part."""
-
-    def __init__(self, described: Bundle, kept: int) -> None:
-        plan, action = (described.horizon, described.action_dim), (described.action_dim,)
-        singles = {
-            "time": np.int64,
-            "decision": np.int64,
-            "episode": np.int64,
-            "plan": np.int64,
-            "iterations": np.int64,
-        }
-        flags = {"late": np.bool_, "planned": np.bool_}
-        reals = {"took": np.float64, "age": np.float64, "value": np.float64}
-        columns = {name: ((), kind) for name, kind in {**singles, **flags, **reals}.items()}
-        inputs, _ = described.interface(bundle.PLANNER)
-        noise = described.noise_shapes
-        columns |= {name: (shape, np.float32) for name, shape in inputs.items() if name not in noise}
-        columns |= {"faults": ((len(Fault),), np.bool_), "stream": ((10,), np.uint32)}
-        columns |= {"due": (action, np.float32), "given": (action, np.float32), "first": (action, np.float32)}
-        columns |= {"mean": (plan, np.float32)}
-        self.columns = {name: np.zeros((kept, *shape), kind) for name, (shape, kind) in columns.items()}
-        self.turns, self.kept = 0, kept
-
-    def turn(self) -> None:
-        """Go on to the next row; what was in it is forgotten."""
-        self._row = self.turns % self.kept
-        self.turns += 1
-        self.put(planned=False, plan=0)
-
-    def put(self, **values: Any) -> None:
-        """Fill columns of the row."""
-        for name, value in values.items():
-            self.columns[name][self._row] = value
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """From the oldest to the newest."""
-        first = max(self.turns - self.kept, 0)
-        for turn in range(first, self.turns):
-            yield {name: column[turn % self.kept].tolist() for name, column in self.columns.items()}
-
-
-def write(path: Path, ring: Ring, described: Bundle, facts: Mapping[str, str]) -> None:
+def write(path: Path, ring: deque[tuple[Any, ...]], described: Bundle, facts: Mapping[str, str]) -> None:
     """Write a ring as an MCAP file, whole or not at all."""
     unfinished = path.with_name(f".{path.name}.tmp")
     with unfinished.open("wb") as file:
@@ -158,13 +163,13 @@ def write(path: Path, ring: Ring, described: Bundle, facts: Mapping[str, str]) -
         for topic, schema in _schemas(described).items():
             kind = writer.register_schema(f"tdmpc{topic}", "jsonschema", json.dumps(schema).encode())
             channels[topic] = writer.register_channel(topic, "json", kind)
-        for row in ring.rows():
+        for row in itertools.starmap(Row, ring):
             for topic, message in _messages(row, described).items():
                 text = json.dumps(message, allow_nan=False).encode()
-                writer.add_message(channels[topic], row["time"], text, row["time"], row["decision"])
+                writer.add_message(channels[topic], row.time, text, row.time, row.decision)
         writer.finish()
     unfinished.replace(path)
-    log.info("%s holds the last %d decisions", path, min(ring.turns, ring.kept))
+    log.info("%s holds the last %d decisions", path, len(ring))
 
 
 def read(path: Path | str) -> tuple[dict[str, str], list[dict[str, Message]]]:
@@ -208,27 +213,34 @@ def columns(path: Path | str, described: Bundle) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in table.items()}
 
 
-def _messages(row: Mapping[str, Any], described: Bundle) -> dict[str, Message]:
+def _messages(row: Row, described: Bundle) -> dict[str, Message]:
     sensors: Message = {}
+    nothing = {sensor.input: np.zeros(sensor.shape) for sensor in described.sensors}
     for sensor in described.sensors:
         *outer, inner = sensor.name.split("/")
         part = reduce(lambda part, key: part.setdefault(key, {}), outer, sensors)
-        part[inner] = np.ravel(row[sensor.input]).tolist()
+        part[inner] = (row.readings or nothing)[sensor.input].ravel().tolist()
+    begun, ended, measured = row.clock
+    late, *faults = (after > before for before, after in zip(*row.counted, strict=True))
     decision: Message = {
-        **{name: row[name] for name in ("decision", "episode", "late")},
-        "faults": [fault.value for fault, found in zip(Fault, row["faults"], strict=True) if found],
-        "time": row["time"] / 1e9,
-        "took_ms": 1000 * row["took"],
-        "age_ms": None if math.isnan(row["age"]) else 1000 * row["age"],
+        **{"decision": row.decision, "episode": row.episode, "late": late},
+        "faults": [fault.value for fault, found in zip(Fault, faults, strict=True) if found],
+        "time": row.time / 1e9,
+        "took_ms": 1000 * (ended - begun),
+        "age_ms": None if measured is None else 1000 * (begun - measured),
     }
-    if row["planned"]:
-        parts = ("stream", "previous_mean", bundle.COMMITTED)
-        decision["planning"] = {name: row[name] for name in parts if name in row}
-    messages = {"/sensors": sensors, "/action": {"given": row["given"], "due": row["due"]}, "/decision": decision}
-    if row["plan"]:
-        plan = {"decision": row["plan"], "first": row["first"], "actions": row["mean"]}
-        value = row["value"] if math.isfinite(row["value"]) else None
-        messages["/plan"] = {**plan, "value": value, "iterations": row["iterations"]}
+    if row.planned is not None:
+        parts = ("previous_mean", bundle.COMMITTED)
+        decision["planning"] = {name: row.planned[name].tolist() for name in parts if name in row.planned}
+    if row.stream is not None:
+        decision["planning"]["stream"] = _words(row.stream)
+    given, due = (action.tolist() for action in row.actions)
+    messages = {"/sensors": sensors, "/action": {"given": given, "due": due}, "/decision": decision}
+    if row.plan is not None:
+        made = Made(*row.plan)
+        value = float(made.value) if math.isfinite(made.value) else None
+        plan = {"decision": made.decision, "first": made.action.tolist(), "actions": made.mean.tolist()}
+        messages["/plan"] = {**plan, "value": value, "iterations": made.iterations}
     return messages
 
 
@@ -258,15 +270,11 @@ def _schemas(described: Bundle) -> dict[str, Message]:
     }
 
 
-def _words(state: Mapping[str, Any]) -> np.ndarray:
-    """The state of numpy's PCG64 as words of 32 bits, ``UInt32[10]``, the lowest first."""
-    numbers = (
-        (state["state"]["state"], 16),
-        (state["state"]["inc"], 16),
-        (state["has_uint32"], 4),
-        (state["uinteger"], 4),
-    )
-    return np.frombuffer(b"".join(number.to_bytes(size, "little") for number, size in numbers), "<u4")
+def _words(state: Mapping[str, Any]) -> list[int]:
+    """The state of numpy's PCG64 as ten words of 32 bits, the lowest first: JSON's numbers hold no more than 53."""
+    numbers = (*(state["state"][name] for name in ("state", "inc")), state["has_uint32"], state["uinteger"])
+    sizes = zip(numbers, (16, 16, 4, 4), strict=True)
+    return np.frombuffer(b"".join(number.to_bytes(size, "little") for number, size in sizes), "<u4").tolist()
 
 
 def generator(words: Sequence[int]) -> np.random.Generator:

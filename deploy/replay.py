@@ -74,12 +74,18 @@ def replay(path: Path | str, folder: Path | str, runtime: Runtime | None = None)
 def _plan_again(rows: list[Any], described: Bundle, graphs: list[Graph]) -> Any:
     """Each plan that the record tells the inputs of, by the decision that it begins with."""
     taken = {row["/plan"]["decision"]: row["/plan"]["iterations"] for row in rows if "/plan" in row}
+    random = None
     for row in rows:
         planning, begins = row["/decision"].get("planning"), row["/decision"]["decision"] + described.delay
-        if planning is None or begins not in taken:
+        if planning is None:
+            continue
+        random = generator(planning.pop("stream")) if "stream" in planning else random
+        if random is None:
             continue
         noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
-        draw_noise(generator(planning.pop("stream")), noise)
+        draw_noise(random, noise)
+        if begins not in taken:
+            continue
         inputs = {name: np.array(values, np.float32) for name, values in planning.items()}
         for sensor in described.sensors:
             inputs[sensor.input] = np.array(reading(row["/sensors"], sensor.name), np.float32).reshape(sensor.shape)
