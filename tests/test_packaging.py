@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.util import find_spec
@@ -14,7 +15,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -116,15 +116,6 @@ def test_a_robot_draws_its_latencies() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_wheel_has_no_experiments() -> None:
-    """A wheel holds all packages below tdmpc, and not the experiments of this project."""
-    chosen = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    packages = find_packages(str(ROOT), exclude=chosen["exclude"], include=chosen["include"])
-    assert {"tdmpc", "tdmpc.compression", "tdmpc.deploy", "tdmpc.scripts", "tdmpc.scripts.report"} <= set(packages)
-    assert {name.split(".")[0] for name in packages} == {"tdmpc"}
-    assert [name for name in packages if "experiments" in name] == []
-
-
 def test_shape_checks_reach_the_modules(pytestconfig: pytest.Config) -> None:
     """Where shape checks are asked for, the modules that state shapes are loaded by jaxtyping."""
     if not pytestconfig.getoption("shape_checks"):
@@ -139,23 +130,47 @@ def test_one_console_command() -> None:
     assert PROJECT["scripts"] == {"tdmpc": "tdmpc.scripts.main:main"}
 
 
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    ignored = shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants", "__pycache__")
+    return shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=ignored)
+
+
 @pytest.mark.slow
-def test_the_wheel_holds_what_it_needs(tmp_path: Path) -> None:
-    """A wheel, unpacked away from the checkout, imports and knows its commands; it brings neither tests nor results."""
-    source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "mutants")
-    )
+def test_the_wheel_holds_what_it_needs(source: Path, tmp_path: Path) -> None:
+    """A wheel, unpacked away from the checkout, imports and knows its commands. It brings no tests, results or
+    experiments, and building it leaves nothing behind."""
+    before = files(source)
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path / "wheel"))
     built = run_python("-m", "pip", "wheel", *options, str(source), folder=tmp_path)
     assert built.returncode == 0, built.stderr
+    assert files(source) == before
     (wheel,) = (tmp_path / "wheel").glob("tdmpc-*.whl")
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
-    assert not {"tests", "results", "docs"} & {path.name for path in installed.iterdir()}
     found = run_python("-m", "tdmpc.scripts.main", "--help", folder=installed)
     assert found.returncode == 0 and "train" in found.stdout, found.stderr
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"tdmpc"}
+    assert not list(installed.rglob("experiments"))
     for module in ("tdmpc.deploy", "tdmpc.compression.tdmpc_agent.hook"):
         found = run_python("-c", f"import {module} as module; print(module.__file__)", folder=installed)
         assert found.stdout.startswith(str(installed)), found.stderr
+
+
+def test_a_source_distribution_needs_no_links(source: Path, tmp_path: Path) -> None:
+    """A source distribution holds every module below ``tdmpc``, where the checkout has links."""
+    built = run_python("-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path / "dist"), folder=source)
+    assert built.returncode == 0, built.stderr
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {Path(*Path(name).parts[1:]) for name in file.getnames()}
+    linked = {
+        Path("tdmpc", package, path)
+        for package in ("compression", "deploy", "scripts")
+        for path in files(source / package)
+    }
+    assert linked and linked <= held
