@@ -152,7 +152,8 @@ def _line(wrong: Wrong, names: Sequence[str], law: Arrays) -> str:
     if wrong.kind == "negated":
         return f"{name}: the sign is the opposite of training's"
     if wrong.kind == "shifted":
-        return f"{name}: shifted by about {-wrong.amount * law['spread'][wrong.columns[0]]:.3g}"
+        shifts = -wrong.amount * law["spread"][list(wrong.columns)]
+        return f"{name}: shifted by about {', '.join(f'{shift:.3g}' for shift in shifts)}"
     return f"{name}: about {1 / wrong.amount:.3g} times as large as in training; is the unit another?"
 
 
@@ -160,8 +161,7 @@ def _wrongs(width: int, readings: int, sensors: Sequence[tuple[int, ...]]) -> It
     for columns in (*((column,) for column in range(width)), *(each for each in sensors if len(each) > 1)):
         yield Wrong("negated", columns, -1.0)
         yield from (Wrong("scaled", columns, factor) for factor in SCALES)
-    for column in range(width):
-        yield from (Wrong("shifted", (column,), sign * shift) for shift in SHIFTS for sign in (-1, 1))
+        yield from (Wrong("shifted", columns, sign * shift) for shift in SHIFTS for sign in (-1, 1))
     for pair in (*combinations(range(readings), 2), *combinations(range(readings, width), 2)):
         yield Wrong("exchanged", pair)
 
@@ -193,14 +193,13 @@ class _Fit:
         if wrong.kind == "exchanged":
             pairs = zip(wrong.columns, reversed(wrong.columns), strict=True)
             return tuple((column, *self._column(other)) for column, other in pairs)
-        if wrong.kind == "shifted":
-            (column,) = wrong.columns
-            now, after = self._column(column)
-            shift = wrong.amount * self._law["spread"][column]
-            return ((column, now + shift, None if after is None else after + shift),)
+        shifted = wrong.kind == "shifted"
+        factor, shift = (
+            (1.0, wrong.amount * self._law["spread"]) if shifted else (wrong.amount, 0 * self._law["spread"])
+        )
         columns = [(column, *self._column(column)) for column in wrong.columns]
         return tuple(
-            (column, now * wrong.amount, None if after is None else after * wrong.amount)
+            (column, factor * now + shift[column], None if after is None else factor * after + shift[column])
             for column, now, after in columns
         )
 

@@ -70,8 +70,14 @@ def test_exchanged_columns_are_named(law: plausibility.Arrays, order: list[int],
 
 
 def test_a_shift_is_named(law: plausibility.Arrays) -> None:
-    """A reading with an offset, or far outside of what training saw, is named."""
+    """A reading with an offset is named, and so are columns that belong together and all have one."""
     assert any("'joint/1': shifted by about" in line for line in wrong(law, ONES, ORDER, [0.0, 2.0, 0.0, 0.0, 0.0]))
+    both = [0.0, 0.0, 0.0, *law["spread"][3:]]
+    assert any("'action/0' and 'action/1': shifted by about" in line for line in wrong(law, ONES, ORDER, both))
+
+
+def test_what_training_never_saw_is_named(law: plausibility.Arrays) -> None:
+    """A reading far outside of what training saw is named."""
     assert any("'body/height' lies far outside" in line for line in wrong(law, ONES, ORDER, [0.0, 0.0, 9.0, 0.0, 0.0]))
 
 
