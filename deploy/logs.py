@@ -3,7 +3,7 @@
 A ``.npz`` or ``.csv`` has a column for each sensor under its name, or one for each of its numbers (``joints/0``, or
 ``joints/shoulder`` where the bundle knows names). So it has for ``action``, in the actuators' units, as it was applied.
 ``time``, in seconds, and ``episode``, any number that changes with it, are optional: no decision follows one of another
-episode.
+episode. A controller's own record, ``.mcap``, has all of these.
 """
 
 import csv
@@ -24,12 +24,16 @@ LEAST = 100
 Columns = Mapping[str, np.ndarray]
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of a log.
+def read(path: Path, described: Bundle) -> dict[str, np.ndarray]:
+    """Read the columns of a log of a bundle's robot.
 
     Raises:
         BundleError: it cannot be read, or a column holds no numbers.
     """
+    if path.suffix == ".mcap":
+        from tdmpc.deploy.recording import columns  # which only records need
+
+        return columns(path, described)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
@@ -39,7 +43,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         values = np.array(rows, np.float64).reshape(len(rows), len(header))
         return {name.strip(): values[:, number] for number, name in enumerate(header)}
     except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}): give a log in .csv or .npz") from error
+        raise BundleError(f"{path} cannot be read ({error.strerror}): give a log in .csv, .npz or .mcap") from error
     except ValueError as error:
         raise BundleError(f"{path} is no log, a table of numbers under named columns: {error}") from error
 

@@ -4,11 +4,12 @@ import gc
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tdmpc.deploy import Controller, Runtime
+from tdmpc.deploy import Controller, Runtime, Safety
 
 DT = 0.02
 
@@ -37,7 +38,15 @@ class Robot:
 
 def control(robot: Any, bundle: str, record: str = "flight.mcap", priority: int | None = None) -> Any:
     """Decide at the bundle's period until the robot says stop; show the counters each second, record what happens."""
-    controller = Controller.load(bundle, Runtime(priority=priority), on_fault="hold", pipelined=True, record=record)
+    controller = Controller.load(
+        bundle,
+        Runtime(priority=priority),
+        pipelined=True,
+        record=record,
+        expect=Path(__file__).with_name("robot.yaml"),  # another robot than that of training is refused
+        on_fault="hold",
+        safety=Safety(hold_ms=200, range_margin=1, blend_ms=500),
+    )
     period = controller.bundle.control_period_ms / 1000
     controller.reset(seed=0)
     gc.collect()

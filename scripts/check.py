@@ -22,7 +22,7 @@ class CheckArgs:
     contract: Path | None = None
     """The robot's own description, in YAML: names, units, ranges, period, delay."""
     log: Path | None = None
-    """Recorded sensors and actions, in .csv or .npz, in which everything moves: a minute is enough."""
+    """Recorded sensors and actions (.csv, .npz, .mcap), in which everything moves: a minute is enough."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     if args.contract is not None:
         wrong += connection.differences(described, connection.read(args.contract))
     if args.log is not None:
-        law, rows = plausibility.read(described), logs.transitions(described, logs.read(args.log))
+        law, rows = plausibility.read(described), logs.transitions(described, logs.read(args.log, described))
         verdict = plausibility.examine(law, *rows, logs.sensors(described))
         found, hidden = plausibility.told(verdict, logs.names(described), law)
         wrong += found

@@ -140,4 +140,4 @@ def test_a_log_that_cannot_be_used_says_why(described: Bundle, tmp_path: Path) -
         logs.transitions(described, {**columns, "time": np.arange(200) / 10})
     (tmp_path / "run.csv").write_text("a,b\n1,x\n")
     with pytest.raises(BundleError, match="no log, a table of numbers"):
-        logs.read(tmp_path / "run.csv")
+        logs.read(tmp_path / "run.csv", described)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
-from tdmpc.deploy import bundle
+from tdmpc.deploy import bundle, logs
 from tdmpc.deploy.bundle import Bundle, BundleError
-from tdmpc.deploy.recording import Recording, Row, columns, generator, read, reading
+from tdmpc.deploy.recording import Recording, Row, generator, read, reading
 from tdmpc.deploy.replay import replay
 from tests.deploy.conftest import HORIZON, Scripted
 
@@ -78,7 +78,7 @@ def test_a_record_holds_what_happened(recorded: Callable[..., Recording], tmp_pa
     assert plan["decision"] == 4 and np.array_equal(np.float32(plan["actions"]), controller.plan)
     assert plan["value"] == controller.value
     assert [row["/decision"]["late"] for row in rows] == [False] * 4
-    table = columns(tmp_path / "flight.mcap", controller.bundle)
+    table = logs.read(tmp_path / "flight.mcap", controller.bundle)
     assert np.array_equal(table["action"], given) and np.array_equal(table["body/height"][:, 0], [1.5, 2.5, 2.5, 4.5])
     assert table["joint"].shape == (4, 2) and (np.diff(table["time"]) >= 0).all() and set(table["episode"]) == {0}
 
