@@ -35,7 +35,7 @@ OUTSIDE = 0.5
 MOST = 1_000
 """Transitions of a log that are looked at: more tell little more."""
 STEADY = 2.0
-"""Standard deviations of a shift that a log must show."""
+"""Standard deviations of a shift that a log should show, or it is told which smaller ones it does."""
 Arrays = Mapping[str, np.ndarray]
 Kind = Literal["negated", "scaled", "shifted", "exchanged"]
 
@@ -58,7 +58,8 @@ class Verdict:
     outside: tuple[int, ...]
     """Columns whose readings lie far outside those of training."""
     undecided: tuple[Wrong, ...]
-    """Wrongs that this log would not show: their column hardly moved, or nothing depends on it."""
+    """Wrongs that this log would not show: their column hardly moved, or nothing depends on it. Of shifts, for each
+    column, the least that it would show."""
 
 
 def learn(now: np.ndarray, after: np.ndarray, *, ridge: float = 1e-3) -> dict[str, np.ndarray]:
@@ -109,8 +110,16 @@ def examine(law: Arrays, now: np.ndarray, after: np.ndarray, sensors: Sequence[t
     margin = OUTSIDE * (law["high"] - law["low"]) + 1e-3 * np.maximum(np.abs(law["low"]), np.abs(law["high"])) + 1e-6
     low, high = np.quantile(now, [0.02, 0.98], axis=0)
     outside = np.flatnonzero((low < law["low"] - margin) | (high > law["high"] + margin))
-    asked = [wrong for wrong in gains if wrong.kind != "shifted" or abs(wrong.amount) == STEADY]
-    undecided = [wrong for wrong in asked if abs(gains[wrong]) <= _needed(wrong)]
+    hidden = [wrong for wrong in gains if abs(gains[wrong]) <= _needed(wrong)]
+    undecided = [wrong for wrong in hidden if wrong.kind != "shifted"]
+    farthest: dict[tuple[int, ...], float] = {}
+    for wrong in hidden:
+        if wrong.kind == "shifted" and abs(wrong.amount) <= STEADY:
+            farthest[wrong.columns] = max(abs(wrong.amount), farthest.get(wrong.columns, 0.0))
+    for columns, amount in farthest.items():
+        undecided.append(
+            Wrong("shifted", columns, next((shift for shift in SHIFTS if amount < shift <= STEADY), np.inf))
+        )
     return Verdict(tuple(dict.fromkeys(likeliest.values())), tuple(outside.tolist()), tuple(undecided))
 
 
@@ -141,7 +150,8 @@ def told(verdict: Verdict, names: Sequence[str], law: Arrays) -> tuple[list[str]
         if wrong.kind == "exchanged":
             hidden.setdefault(one, []).append(f"exchanged with {others[0]}")
         else:
-            hidden.setdefault(" and ".join([one, *others]), []).append(wrong.kind)
+            less = f" by less than {_shift(wrong, law)}" if wrong.kind == "shifted" and wrong.amount < np.inf else ""
+            hidden.setdefault(" and ".join([one, *others]), []).append(wrong.kind + less)
     return lines, [f"{name}: {', '.join(dict.fromkeys(kinds))}" for name, kinds in hidden.items()]
 
 
@@ -152,9 +162,13 @@ def _line(wrong: Wrong, names: Sequence[str], law: Arrays) -> str:
     if wrong.kind == "negated":
         return f"{name}: the sign is the opposite of training's"
     if wrong.kind == "shifted":
-        shifts = -wrong.amount * law["spread"][list(wrong.columns)]
-        return f"{name}: shifted by about {', '.join(f'{shift:.3g}' for shift in shifts)}"
+        return f"{name}: shifted by about {_shift(wrong._replace(amount=-wrong.amount), law)}"
     return f"{name}: about {1 / wrong.amount:.3g} times as large as in training; is the unit another?"
+
+
+def _shift(wrong: Wrong, law: Arrays) -> str:
+    """In the columns' own units."""
+    return ", ".join(f"{wrong.amount * law['spread'][column]:.3g}" for column in wrong.columns)
 
 
 def _wrongs(width: int, readings: int, sensors: Sequence[tuple[int, ...]]) -> Iterator[Wrong]:

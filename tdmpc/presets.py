@@ -71,11 +71,16 @@ def _any_units(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
 
 
 def _quick(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Narrower layers, shorter horizons, smaller batches, fewer samples, an earlier end of exploration."""
+    """Narrower layers, shorter horizons, smaller batches, fewer samples, an earlier end of exploration.
+
+    One thread: compiled, a second one saves nothing at these widths, and threads that wait for each other crawl where
+    anything else runs (docs/performance.md).
+    """
     width, goal_moves = (128, 128), spec.id.startswith(MOVING_GOALS)
     std = config.planner.std if goal_moves else Linear(0.5, 0.05, 5_000)
     return dataclasses.replace(
         config,
+        threads=1,
         random_steps=500,
         batch_size=128,
         model=dataclasses.replace(

@@ -81,6 +81,8 @@ class Damaged(NamedTuple):
     what: str
     kind: str
     numbers: tuple[int, ...]
+    shifts: dict[int, float]
+    """How far these numbers are shifted, as the bundle counts them."""
     contract: Any
     columns: dict[str, np.ndarray]
 
@@ -96,7 +98,14 @@ def named(robot: Robot, case: Damaged) -> str:
     if lines:
         return "log"
     alike = {"permuted": "exchanged"}.get(case.kind, case.kind)
-    hidden = {number for each in undecided if each.kind == alike for number in each.columns}
+    spread = robot.law["spread"]
+    hidden = {
+        number
+        for each in undecided
+        if each.kind == alike
+        for number in each.columns
+        if each.kind != "shifted" or case.shifts.get(number, 0.0) < each.amount * spread[number]
+    }
     return "untold" if set(case.numbers) <= hidden else "missed"
 
 
@@ -132,11 +141,13 @@ def damage(robot: Robot, chosen: random.Random) -> Damaged:
         touched = [number for number, other in zip(numbers, order, strict=True) if number != other]
         if says:
             group["names"] = [group["names"][number - numbers[0]] for number in order]
+        shifts: dict[int, float] = {}
         what = f"{name} has its numbers in the order {[number - numbers[0] for number in order]}"
     else:
         width = robot.law["high"] - robot.law["low"]
         factor = {"negated": -1.0, "scaled": chosen.choice([57.3, 1 / 57.3, 1e3, 1e-3])}.get(kind, 1.0)
         share = chosen.choice([-1, 1]) * chosen.uniform(0.3, 1) if kind == "shifted" else 0.0
+        shifts = {number: abs(share * float(width[number])) for number in touched}
         for number, place in zip(touched, places, strict=True):
             half = (described.high - described.low)[place] / 2 if name == "action" else 1.0
             shift = share * float(width[number]) * float(half)
@@ -146,7 +157,7 @@ def damage(robot: Robot, chosen: random.Random) -> Damaged:
                 group["low"][place], group["high"][place] = sorted(factor * bound + shift for bound in bounds)
         what = f"{name}, {places}, is {kind}: {factor:.3g} x + {share:.2g} widths"
     parts = np.split(table, [readings.shape[1]], axis=1)
-    return Damaged(what, kind, tuple(touched), contract, columns(described, *parts, episodes))
+    return Damaged(what, kind, tuple(touched), shifts, contract, columns(described, *parts, episodes))
 
 
 def renamed(
@@ -169,7 +180,7 @@ def renamed(
             column.replace(name, new, 1) if column.split("/")[0] == name.split("/")[0] else column: each
             for column, each in given.items()
         }
-    return Damaged(f"{name} is called {new}", "renamed", tuple(touched), contract, given)
+    return Damaged(f"{name} is called {new}", "renamed", tuple(touched), {}, contract, given)
 
 
 def stated(contract: dict[str, Any], chosen: random.Random) -> dict[str, Any]:

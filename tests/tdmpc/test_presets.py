@@ -53,6 +53,7 @@ def test_a_robot_of_one_s_own(sensors: int, actuators: int, make_spec: Callable[
     large, small = (preset("default", make_spec(sensors - less, actuators - less)) for less in (0, 1))
     assert (large.model.dynamics, large.random_steps, large.planner.std) == ((512, 512), 5_000, PUBLISHED.planner.std)
     assert (small.model.dynamics, small.random_steps, small.planner.std.steps) == ((128, 128), 500, 5_000)
+    assert (large.threads, small.threads) == (0, 1)
 
 
 @pytest.mark.parametrize(
