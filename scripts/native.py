@@ -56,6 +56,8 @@ class Run:
     """Also time decisions at this control period; not when 0."""
     periods: int = 3000
     """Decisions at the period."""
+    deadline_ms: float | None = None
+    """Answer within this time, with as many planner iterations as fit."""
     pipelined: bool = False
     """Answer at once and plan in a thread. This needs ``--period-ms`` and a bundle with a delay."""
 
@@ -126,7 +128,10 @@ def _print(output: str, name: str) -> int:
 
 def _run(command: Run) -> int:
     ranges.check(
-        command, BundleError, positive=["threads", "calls", "periods"], not_negative=["seconds", "period_ms", "cores"]
+        command,
+        BundleError,
+        positive=["threads", "calls", "periods", "deadline_ms"],
+        not_negative=["seconds", "period_ms", "cores"],
     )
     read(command.bundle)
     program = command.build_dir / PROGRAM
@@ -141,6 +146,8 @@ def _run(command: Run) -> int:
     }
     if command.period_ms:
         options["period-ms"] = command.period_ms
+    if command.deadline_ms is not None:
+        options["deadline-ms"] = command.deadline_ms
     if command.priority is not None:
         options["priority"] = command.priority
     if command.cores:

@@ -76,6 +76,7 @@ Bundle parse(const std::string& folder, Json manifest) {
     if (bundle.low.size() != bundle.high.size()) throw std::runtime_error("action.low and action.high differ in length");
     const auto& planner = part(manifest, "planner");
     bundle.horizon = whole(part(planner, "horizon"), 1);
+    bundle.iterations = whole(part(planner, "iterations"), 1);
     bundle.sizes["previous_mean"] = bundle.horizon * bundle.low.size();
     // Formats before 3 have neither.
     bundle.delay = whole(part(manifest, "environment").value("delay", Json(0)), 0);

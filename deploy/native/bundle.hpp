@@ -32,6 +32,7 @@ struct Bundle {
     std::map<std::string, size_t> sizes;  // of all graph inputs
     std::vector<float> low, high;      // of the actuators
     size_t horizon = 0, delay = 0;     // decisions of a plan; from an observation to the action planned from it
+    size_t iterations = 0;             // of a plan
     double period_ms = NAN;            // between decisions, where the environment tells
     double max_change = INFINITY;      // of an action from the one before, in half widths of its range
     std::string precision;             // "float32" or "int8"

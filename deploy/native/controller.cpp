@@ -1,10 +1,11 @@
 #include "controller.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
+
+#include "contract.hpp"
 
 namespace tdmpc {
 
@@ -21,43 +22,28 @@ const std::vector<float>& output(const GoldenPlan& plan, const std::string& name
     return found->second;
 }
 
-// The manifest against the graph: names, sizes, and everything that the graph was exported with.
-void check(const Bundle& bundle, Graph& graph) {
-    const std::string cause = bundle.file("manifest.json") + " does not fit planner.onnx: ";
-    for (const auto& [name, size] : bundle.sizes)
-        if (graph.input(name).size() != size)
-            throw std::runtime_error(cause + "input '" + name + "' has " + std::to_string(size) + " numbers in the manifest and " +
-                                     std::to_string(graph.input(name).size()) + " in the graph");
-    for (const auto& [name, values] : graph.inputs())
-        if (bundle.sizes.count(name) == 0) throw std::runtime_error(cause + "it says nothing of input '" + name + "'");
-    if (graph.output("action").size() != bundle.low.size())
-        throw std::runtime_error(cause + "they differ in the number of actuators");
-    if (graph.manifest().empty()) return;
-    const Json carried = read_json(graph.manifest());
-    for (const auto& [name, value] : carried.items())
-        if (nlohmann::json(part(bundle.manifest, name)) != nlohmann::json(value))  // whatever the order of members
-            throw std::runtime_error(cause + "the graph was exported with another '" + name + "'. Copy the bundle again");
+std::vector<std::string> files(const Mode& mode, const Safety& safety) {
+    std::vector<std::string> names{"planner.onnx"};
+    if (mode.has_deadline()) names = {"start.onnx", "refine.onnx"};
+    if (safety.on_fault == FaultPolicy::prior) names.push_back("policy.onnx");
+    return names;
 }
 
 }  // namespace
 
-Controller::Controller(const Bundle& bundle, const Runtime& runtime, bool pipelined, const Safety& safety)
-    : Controller(bundle, load_graph(bundle.file("planner.onnx"), runtime), pipelined, safety,
-                 safety.on_fault == FaultPolicy::prior ? load_graph(bundle.file("policy.onnx"), runtime) : nullptr) {}
+Controller::Controller(const Bundle& bundle, const Runtime& runtime, const Mode& mode, const Safety& safety)
+    : Controller(bundle, load_graphs(bundle, files(mode, safety), runtime), mode, safety) {}
 
-Controller::Controller(const Bundle& bundle, std::unique_ptr<Graph> graph, bool pipelined, const Safety& safety,
-                       std::unique_ptr<Graph> policy)
-    : bundle_(bundle), graph_(std::move(graph)), policy_(std::move(policy)), watch_(bundle, safety), thread_(pipelined ? std::make_unique<Thread>() : nullptr) {
-    check(bundle, *graph_);
-    if (pipelined && bundle.delay == 0)
-        throw std::runtime_error(bundle.folder + " plans for the moment of the observation, and a pipeline answers before it "
-                                 "has planned: export it with --delay 1, or more where a plan takes longer than a period");
+Controller::Controller(const Bundle& bundle, Graphs graphs, const Mode& mode, const Safety& safety, Clock clock)
+    : bundle_(bundle), graphs_(std::move(graphs)), watch_(bundle, safety), clock_(std::move(clock)), planning_(bundle_, graphs_, mode, clock_) {
+    if (mode.has_deadline())
+        deadline_ = std::chrono::duration_cast<Moment::duration>(std::chrono::duration<double, std::milli>(mode.deadline_ms));
     for (size_t index = 0; index < bundle.low.size(); ++index) middle_.push_back((bundle.low[index] + bundle.high[index]) / 2);
     reset(0);
 }
 
 void Controller::reset(unsigned long long seed) {
-    if (running_.valid()) running_.wait();  // it draws
+    planning_.wait();  // it draws
     random_.seed(seed);
     normal_.reset();
     start();
@@ -74,33 +60,33 @@ void Controller::start() {
     watch_.reset();
 }
 
-void Controller::fault(const std::string& kind, const std::string& message) { found_.emplace_back(kind, "", message); }
-
 // What the fault policy does, where `held` would be held.
 Action Controller::instead(const Action& held) {
-    if (watch_.on_fault() == FaultPolicy::prior && policy_ && !readings_.empty()) {
-        for (const auto& name : bundle_.sensors) policy_->input(name) = readings_.at(name);
-        policy_->run();
-        if (finite(policy_->output("action"))) return policy_->output("action");
+    if (watch_.on_fault() == FaultPolicy::prior && !readings_.empty()) {
+        Graph& policy = *graphs_.at("policy.onnx");
+        for (const auto& name : bundle_.sensors) policy.input(name) = readings_.at(name);
+        policy.run();
+        if (finite(policy.output("action"))) return policy.output("action");
     }
     return watch_.on_fault() == FaultPolicy::zero ? watch_.nought() : held;
 }
 
-void Controller::decide_instead(long decision) {
-    decided_[decision] = instead(bundle_.delay ? committed().back() : action_);
-}
-
-const Action& Controller::act(const Arrays& readings, double age_ms) {
+const Action& Controller::act(const Arrays& readings, double age_ms, Moment released) {
+    const Moment until = std::min(clock_(), released) + deadline_;
     ++decision_;
     found_.clear();
-    take_up();
+    try {
+        take_up();  // a plan that was finished since
+    } catch (const ControlFault& fault) {
+        found_.push_back(fault);
+    }
     try {
         watch_.examine(readings, age_ms);
         readings_ = readings;
-        if (!running_.valid()) plan(readings);
+        plan(until);
     } catch (const ControlFault& fault) {
         found_.push_back(fault);
-        decide_instead(decision_ + static_cast<long>(bundle_.delay));
+        decided_[begins()] = instead(bundle_.delay ? committed().back() : action_);
     }
     const Action planned = due();
     const Action action = watch_.applied(planned, acted_ ? &action_ : nullptr, !found_.empty());
@@ -116,61 +102,46 @@ const Action& Controller::act(const Arrays& readings, double age_ms) {
     return action_;
 }
 
-// Whatever the planner is given is written here, and read by its thread: only while it is not running.
-void Controller::plan(const Arrays& readings) {
-    fill(readings);
-    planned_ = decision_ + static_cast<long>(bundle_.delay);
-    const auto run = [this] {
-        for (const auto& name : bundle_.noise)
-            for (auto& draw : graph_->input(name)) draw = normal_(random_);
-        graph_->run();
+// Takes up what has been planned, and plans for the decision whose action follows those that are pending.
+void Controller::plan(Moment until) {
+    const bool free = planning_.is_free(until);
+    take_up();  // a plan that came late is a better warm start
+    if (!free) return;
+    const auto draw = [this](std::vector<float>& values) {
+        for (auto& value : values) value = normal_(random_);
     };
-    running_ = thread_ ? thread_->run(run) : std::async(std::launch::deferred, run);
-    if (!thread_) take_up();
+    planning_.plan(begins(), inputs(), draw, until);
+    take_up();
 }
 
-void Controller::fill(const Arrays& readings) {
-    for (const auto& name : bundle_.sensors) graph_->input(name) = readings.at(name);
-    auto& mean = graph_->input("previous_mean");  // as of the decision before
-    std::fill(mean.begin(), mean.end(), 0.0f);
+Arrays Controller::inputs() const {
+    Arrays inputs;
+    for (const auto& name : bundle_.sensors) inputs[name] = readings_.at(name);
+    auto& mean = inputs["previous_mean"];  // as of the decision before
+    mean.resize(bundle_.sizes.at("previous_mean"));
     if (!plans_.empty()) {
         const auto& last = plans_.back();
-        const long passed = decision_ + static_cast<long>(bundle_.delay) - 1 - last.decision;
+        const long passed = begins() - 1 - last.decision;
         const size_t from = static_cast<size_t>(passed) * action_.size();
         if (passed >= 0 && from < mean.size())
             std::copy(last.mean.begin() + static_cast<std::ptrdiff_t>(from), last.mean.end(), mean.begin());
     }
-    if (!bundle_.takes_committed()) return;
-    float* value = graph_->input("committed").data();
+    if (!bundle_.takes_committed()) return inputs;
     for (const auto& action : committed())
         for (size_t index = 0; index < action.size(); ++index) {
             const float half = (bundle_.high[index] - bundle_.low[index]) / 2;
-            *value++ = half > 0 ? (action[index] - middle_[index]) / half : 0.0f;
+            inputs["committed"].push_back(half > 0 ? (action[index] - middle_[index]) / half : 0.0f);
         }
+    return inputs;
 }
 
-bool Controller::planning() const {
-    return thread_ && running_.valid() && running_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
-}
-
-// The plan that was made, if it is ready and of this episode.
+// The newest plan, if there is one of this episode.
 void Controller::take_up() {
-    if (!running_.valid() || planning()) return;
-    bool holds = planned_ - static_cast<long>(bundle_.delay) > began_;
-    try {
-        running_.get();
-    } catch (const std::exception& error) {  // whatever the runtime throws: the next decision asks it again
-        fault("plan", std::string("the planner failed: ") + error.what());
-        holds = false;
-    }
-    if (!holds) return;
-    const auto &action = graph_->output("action"), &mean = graph_->output("new_mean");
-    if (finite(action) && finite(mean))
-        plans_.push_back({planned_, mean});
-    else {
-        fault("plan", "the plan is not finite: are the readings ones that the agent could meet?");
-        if (!thread_) decide_instead(planned_);
-    }
+    auto plan = planning_.finished();
+    if (!plan || plan->decision - static_cast<long>(bundle_.delay) <= began_) return;
+    if (finite(plan->action) && finite(plan->mean)) plans_.push_back(std::move(*plan));
+    else if (plan->decision >= decision_)  // nobody waits for a late one any more
+        throw ControlFault("plan", "", "the plan is not finite: are the readings ones that the agent could meet?");
 }
 
 bool Controller::decided_for(long decision, Action& action) const {
@@ -211,7 +182,7 @@ Action Controller::due() {
     if (late) ++late_plans_;
     Action action;
     if (!decided_for(decision_, action)) {
-        fault("late", "the plan is late, and no earlier one reaches as far");
+        found_.emplace_back("late", "", "the plan is late, and no earlier one reaches as far");
         action = instead(action_);
     } else if (late) {
         watch_.note("late", "a plan is late, and the one before is followed");
@@ -223,20 +194,28 @@ Action Controller::due() {
 Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
     Golden found;
     for (const auto& plan : plans) {
-        for (const auto& [name, values] : plan.inputs) {
-            auto& input = graph_->input(name);
-            if (input.size() != values.size()) throw std::runtime_error("golden.bin does not fit the planner");
-            std::copy(values.begin(), values.end(), input.begin());
+        Arrays inputs = plan.inputs;
+        for (const auto& [name, size] : bundle_.sizes)
+            if (inputs[name].size() != size) throw std::runtime_error("golden.bin does not fit the planner");
+        std::vector<float> noise;
+        for (const auto& name : bundle_.noise) {
+            noise.insert(noise.end(), inputs[name].begin(), inputs[name].end());
+            inputs.erase(name);
         }
-        graph_->run();
+        const auto draw = [drawn = noise.begin()](std::vector<float>& values) mutable {
+            const auto from = std::exchange(drawn, drawn + static_cast<std::ptrdiff_t>(values.size()));
+            std::copy(from, drawn, values.begin());
+        };
+        planning_.plan(decision_, inputs, draw, clock_() + std::chrono::hours(1));
+        const auto made = planning_.finished();
         double largest = 0;
-        const auto &action = graph_->output("action"), &golden = output(plan, "action", action.size());
+        const auto &action = made->action, &golden = output(plan, "action", action.size());
         for (size_t index = 0; index < action.size(); ++index) {
             const double half = (bundle_.high[index] - bundle_.low[index]) / 2.0;
             const double difference = std::abs(action[index] - golden[index]) / half;
             largest = std::isnan(difference) ? INFINITY : std::max(largest, difference);
         }
-        const double value = std::abs(graph_->output("value")[0] - output(plan, "value", 1)[0]);
+        const double value = std::abs(made->value - output(plan, "value", 1)[0]);
         found.deviation = std::max(found.deviation, largest);
         found.holds = found.holds && largest <= plan.action && !std::isnan(value) && value <= plan.value;
     }

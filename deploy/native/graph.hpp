@@ -27,6 +27,8 @@ public:
     virtual std::string manifest() const = 0;  // what the file says of itself, as JSON; empty where it says nothing
 };
 
+using Graphs = std::map<std::string, std::unique_ptr<Graph>>;  // by file name
+
 std::unique_ptr<Graph> load_graph(const std::string& path, const Runtime& runtime);
 
 }  // namespace tdmpc

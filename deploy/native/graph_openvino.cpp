@@ -11,15 +11,15 @@ namespace tdmpc {
 namespace {
 
 template <class Arrays>
-auto& known(Arrays& arrays, const std::string& name, const char* side) {
+auto& known(Arrays& arrays, const std::string& name, const std::string& path, const char* side) {
     const auto found = arrays.find(name);
-    if (found == arrays.end()) throw std::runtime_error(std::string("planner.onnx has no ") + side + " '" + name + "'");
+    if (found == arrays.end()) throw std::runtime_error(path + " has no " + side + " '" + name + "'");
     return found->second;
 }
 
 class OpenVinoGraph : public Graph {
 public:
-    OpenVinoGraph(const std::string& path, const Runtime& runtime) {
+    OpenVinoGraph(const std::string& path, const Runtime& runtime) : path_(path) {
         ov::Core core;
         const auto capabilities = core.get_property("CPU", ov::device::capabilities);
         const bool native = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
@@ -49,15 +49,16 @@ public:
     }
 
     const std::map<std::string, std::vector<float>>& inputs() const override { return inputs_; }
-    std::vector<float>& input(const std::string& name) override { return known(inputs_, name, "input"); }
+    std::vector<float>& input(const std::string& name) override { return known(inputs_, name, path_, "input"); }
     void run() override { request_.infer(); }
-    const std::vector<float>& output(const std::string& name) const override { return known(outputs_, name, "output"); }
+    const std::vector<float>& output(const std::string& name) const override { return known(outputs_, name, path_, "output"); }
     std::string backend() const override { return "openvino"; }
     std::string precision() const override { return reduced_ ? "bfloat16" : "float32"; }
     std::string version() const override { return ov::get_openvino_version().buildNumber; }
     std::string manifest() const override { return manifest_; }
 
 private:
+    const std::string path_;
     std::map<std::string, std::vector<float>> inputs_, outputs_;  // the runtime reads and writes these in place
     std::string manifest_;
     ov::InferRequest request_;

@@ -25,15 +25,17 @@ namespace {
 const char* usage =
     "usage: tdmpc_controller DIR [--check] [--threads 1] [--precision float32|auto] [--cores 0,1] [--priority 2..99]\n"
     "                        [--awake] [--calls 1000] [--seconds 10] [--period-ms MS] [--periods 3000]\n"
-    "                        [--pipelined]\n\n"
+    "                        [--deadline-ms MS] [--pipelined]\n\n"
     "Checks the golden plans of a bundle and times its decisions; with --check it only checks them.\n"
     "With --period-ms it also decides at that period; with --pipelined, too, it answers at once there and plans in a thread.\n"
+    "With --deadline-ms it answers within this time, with as many planner iterations as fit.\n"
     "--precision auto is bfloat16 where the processor has it.\n";
 
 struct Arguments {
     std::string folder;
     Runtime runtime;
-    bool check_only = false, awake = false, pipelined = false;
+    Mode mode;
+    bool check_only = false, awake = false;
     std::vector<int> cores;
     int calls = 1000, periods = 3000, priority = 0;
     double seconds = 10, period_ms = 0;
@@ -82,7 +84,7 @@ Arguments parse(int count, char** words) {
         };
         if (word == "--check") arguments.check_only = true;
         else if (word == "--awake") arguments.awake = true;
-        else if (word == "--pipelined") arguments.pipelined = true;
+        else if (word == "--pipelined") arguments.mode.pipelined = true;
         else if (word == "--threads") arguments.runtime.threads = whole(word, value(), 1);
         else if (word == "--precision") arguments.runtime.reduced = is_reduced(value());
         else if (word == "--cores") arguments.cores = core_list(word, value());
@@ -90,6 +92,7 @@ Arguments parse(int count, char** words) {
         else if (word == "--calls") arguments.calls = whole(word, value(), 1);
         else if (word == "--seconds") arguments.seconds = number(word, value());
         else if (word == "--period-ms") arguments.period_ms = number(word, value());
+        else if (word == "--deadline-ms") arguments.mode.deadline_ms = number(word, value());
         else if (word == "--periods") arguments.periods = whole(word, value(), 1);
         else if (word.rfind("--", 0) == 0 || !arguments.folder.empty()) throw std::invalid_argument("unknown argument " + word);
         else arguments.folder = word;
@@ -97,7 +100,8 @@ Arguments parse(int count, char** words) {
     if (arguments.folder.empty()) throw std::invalid_argument("which bundle?");
     if (arguments.seconds < 0 || arguments.period_ms < 0)
         throw std::invalid_argument("--seconds and --period-ms must not be negative");
-    if (arguments.pipelined && arguments.period_ms <= 0)
+    if (arguments.mode.deadline_ms <= 0) throw std::invalid_argument("--deadline-ms must be positive");
+    if (arguments.mode.pipelined && arguments.period_ms <= 0)
         throw std::invalid_argument("a pipelined controller plans from one release to the next: give --period-ms, too");
     return arguments;
 }
@@ -132,12 +136,13 @@ void print(const Json& value) { std::cout << value.dump(-1, ' ', false, Json::er
 int run(const Arguments& arguments) {
     pin(arguments.cores);
     // The planner's threads one below: who answers is woken in time even where all share a single core.
-    prioritise(arguments.pipelined && arguments.priority > 1 ? arguments.priority - 1 : arguments.priority);
+    const bool threaded = arguments.mode.pipelined || arguments.mode.has_deadline();
+    prioritise(threaded && arguments.priority > 1 ? arguments.priority - 1 : arguments.priority);
     if (arguments.awake) stay_awake();
     const Bundle bundle = read_bundle(arguments.folder);
     const auto golden = read_golden(bundle);
     const double entered = seconds_now();
-    Controller controller(bundle, arguments.runtime, arguments.pipelined);
+    Controller controller(bundle, arguments.runtime, arguments.mode);
     prioritise(arguments.priority);
     const double load_s = seconds_now() - entered;
     const auto [deviation, holds] = controller.replay(golden);
@@ -149,8 +154,8 @@ int run(const Arguments& arguments) {
         return 1;
     }
     const Json facts = {{"bundle", bundle.folder}, {"backend", graph.backend()}, {"language", "c++"}, {"precision", precision},
-                        {"threads", arguments.runtime.threads}, {"deadline_ms", nullptr},
-                        {"pipelined", arguments.pipelined}, {"macs", bundle.macs},
+                        {"threads", arguments.runtime.threads}, {"deadline_ms", arguments.mode.deadline_ms},  // null where infinite
+                        {"pipelined", arguments.mode.pipelined}, {"macs", bundle.macs},
                         {"bytes", bundle.bytes}, {"load_s", load_s}, {"golden_deviation", deviation},
                         {"return_mean", part(part(bundle.manifest, "training"), "return_mean")},
                         {"versions", {{graph.backend(), graph.version()}}}};
@@ -159,7 +164,8 @@ int run(const Arguments& arguments) {
         return 0;
     }
     size_t turn = 0;
-    const Timed subject{[&] { controller.act(golden[turn++ % golden.size()].inputs); }, [&] { return controller.late_plans(); }};
+    const Timed subject{[&](Moment released) { controller.act(golden[turn++ % golden.size()].inputs, 0, released); },
+                        [&] { return controller.late_plans(); }};
     const auto measured = [&](const Json& period_ms, const std::function<Json()>& measure) {
         const Before begun = before();
         const Json times = measure();
@@ -168,7 +174,7 @@ int run(const Arguments& arguments) {
         return Json{{"facts", facts}, {"period_ms", period_ms}, {"times", times}, {"machine", machine}};
     };
     Json list = Json::array();
-    if (!arguments.pipelined)
+    if (!arguments.mode.pipelined)
         list.push_back(measured(nullptr, [&] { return single_stream(subject, arguments.calls, arguments.seconds); }));
     if (arguments.period_ms > 0)
         list.push_back(measured(arguments.period_ms,

@@ -16,6 +16,8 @@ namespace tdmpc {
 
 namespace {
 
+using Moment = std::chrono::steady_clock::time_point;
+
 constexpr int rounds = 5;
 constexpr int warm_up = 20;
 constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
@@ -27,6 +29,11 @@ double read_clock(clockid_t clock) {
 }
 
 double cpu_now() { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
+
+// Both clocks are that of the system, CLOCK_MONOTONIC.
+Moment moment(double seconds) {
+    return Moment(std::chrono::duration_cast<Moment::duration>(std::chrono::duration<double>(seconds)));
+}
 
 void sleep_until(double moment) {
     timespec until{};
@@ -100,7 +107,7 @@ Before before() { return {load_average(), stolen_now()}; }
 
 Json single_stream(const Timed& subject, int calls, double seconds) {
     Times times;
-    for (int call = 0; call < warm_up; ++call) subject.decide();
+    for (int call = 0; call < warm_up; ++call) subject.decide(Moment::max());
     for (int round = 0; round < rounds; ++round) {
         std::vector<double> wall;
         const long preemptions = usage_now().ru_nivcsw, late = subject.late_plans();
@@ -108,7 +115,7 @@ Json single_stream(const Timed& subject, int calls, double seconds) {
         while (static_cast<double>(wall.size()) < static_cast<double>(calls) / rounds ||
                seconds_now() - begun < seconds / rounds) {
             const double entered = seconds_now();
-            subject.decide();
+            subject.decide(Moment::max());
             wall.push_back(seconds_now() - entered);
             times.busy_s += wall.back();
         }
@@ -122,7 +129,7 @@ Json single_stream(const Timed& subject, int calls, double seconds) {
 
 Json periodic(const Timed& subject, double period_s, int periods) {
     Times times;
-    for (int call = 0; call < warm_up; ++call) subject.decide();
+    for (int call = 0; call < warm_up; ++call) subject.decide(Moment::max());
     for (int round = 0; round < rounds; ++round) {
         const int count = periods * (round + 1) / rounds - periods * round / rounds;
         std::vector<double> wall;
@@ -133,7 +140,7 @@ Json periodic(const Timed& subject, double period_s, int periods) {
             sleep_until(release);
             const long preemptions = usage_now().ru_nivcsw;
             const double cpu = cpu_now(), entered = seconds_now();
-            subject.decide();
+            subject.decide(moment(release));
             const double ended = seconds_now();
             times.cpu_s += cpu_now() - cpu;
             times.preemptions += usage_now().ru_nivcsw - preemptions;

@@ -1,6 +1,7 @@
 // The latency protocol of deploy/timing.py: the same rounds and timetables. What follows from the times, Python tells.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,8 @@ struct Before {
 };
 
 struct Timed {
-    std::function<void()> decide;
+    // Given when the decision was due; the latest moment there is, if it was due at no time.
+    std::function<void(std::chrono::steady_clock::time_point)> decide;
     std::function<long()> late_plans;  // decisions so far for which no new plan was ready
 };
 

@@ -1,6 +1,9 @@
 // The controller in C++ on a script, a word a line: `act`, `move` (readings that are other ones each time), `far` (readings of
-// 1e9), `nan`, `old`, `miss` (an observation that does not come), `reset`, and `release`, which lets a pipeline's plan through.
+// 1e9), `nan`, `old`, `miss` (an observation that does not come), `late` (a decision whose deadline is over already), `some` (one
+// with time for two iterations and a half), and `reset`. `hold` lets no plan through, as a pipeline never does, until `release`.
+// The next plan or iteration after `fail` fails; the next iteration after `slow` takes 2,000 seconds instead of 1,000.
 // After the first two arguments come settings of Safety, as `hold_ms=40`, and numbers: plan k is those from k * H * A on.
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -19,6 +22,10 @@ std::mutex mutex;
 std::condition_variable changed;
 bool held = false;
 std::vector<float> plans;
+std::atomic<bool> fails{false}, slow{false};
+std::atomic<int> seconds{0};  // no test waits for time to pass
+
+constexpr int deadline_s = 100'000;
 
 void hold(bool whether) {
     {
@@ -31,25 +38,18 @@ void hold(bool whether) {
 class Scripted : public Graph {
 public:
     explicit Scripted(const Bundle& bundle) {
+        const size_t plan = bundle.sizes.at("previous_mean");
         for (const auto& [name, size] : bundle.sizes) inputs_[name].resize(size);
+        for (const char* name : {"mean", "std", "new_mean", "new_std"}) outputs_[name].resize(plan);
         outputs_["action"].resize(bundle.low.size());
-        outputs_["new_mean"].resize(bundle.sizes.at("previous_mean"));
         outputs_["value"].resize(1);
     }
     const std::map<std::string, std::vector<float>>& inputs() const override { return inputs_; }
     std::vector<float>& input(const std::string& name) override { return inputs_.at(name); }
     const std::vector<float>& output(const std::string& name) const override { return outputs_.at(name); }
     void run() override {
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [] { return !held; });
-        std::ostringstream given;
-        for (const char* name : {"previous_mean", "committed"})
-            if (inputs_.count(name))
-                for (float value : inputs_.at(name)) given << " " << value;
-        given_ = given.str();
-        auto& mean = outputs_.at("new_mean");
-        for (size_t index = 0; index < mean.size(); ++index) mean[index] = plans[(turn_ * mean.size() + index) % plans.size()];
-        ++turn_;
+        enter();
+        plan();
     }
     std::string backend() const override { return "script"; }
     std::string precision() const override { return "float32"; }
@@ -57,9 +57,58 @@ public:
     std::string manifest() const override { return ""; }
     std::string given_;
 
-private:
+protected:
+    void enter() {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [] { return !held; });
+        note({"previous_mean", "committed"});
+    }
+    void note(const std::vector<std::string>& names) {
+        std::ostringstream given;
+        for (const auto& name : names)
+            if (inputs_.count(name))
+                for (float value : inputs_.at(name)) given << " " << value;
+        given_ = given.str();
+    }
+    void plan() {
+        if (fails.exchange(false)) throw std::runtime_error("the accelerator is gone");
+        auto& mean = outputs_.at("new_mean");
+        for (size_t index = 0; index < mean.size(); ++index) mean[index] = plans[(turn_ * mean.size() + index) % plans.size()];
+        ++turn_;
+    }
     std::map<std::string, std::vector<float>> inputs_, outputs_;
+
+private:
     size_t turn_ = 0;
+};
+
+class Start : public Scripted {
+public:
+    using Scripted::Scripted;
+    void run() override {
+        enter();
+        outputs_["mean"] = inputs_.at("previous_mean");
+        outputs_["std"].assign(outputs_["std"].size(), 2.0f);
+    }
+};
+
+class Refine : public Scripted {
+public:
+    explicit Refine(const Bundle& bundle) : Scripted(bundle) {
+        inputs_ = {{"mean", outputs_["mean"]}, {"std", outputs_["std"]}};
+        inputs_["noise"].resize(bundle.sizes.at("noise_samples") / bundle.iterations);
+    }
+    void run() override {
+        note({"mean", "std"});
+        given_ += inputs_["noise"] == drawn_ ? " 1" : " 0";
+        drawn_ = inputs_["noise"];
+        seconds += slow.exchange(false) ? 2000 : 1000;
+        plan();
+        outputs_["new_std"].assign(outputs_["new_std"].size(), 1.0f);
+    }
+
+private:
+    std::vector<float> drawn_;
 };
 
 class Policy : public Scripted {
@@ -92,7 +141,7 @@ std::unique_ptr<Graph> tdmpc::load_graph(const std::string&, const Runtime&) { r
 int main(int count, char** words) {
     if (count < 3) return 2;
     const Bundle bundle = read_bundle(words[1]);
-    const bool pipelined = std::string(words[2]) == "pipelined";
+    const bool pipelined = std::string(words[2]) == "pipelined", anytime = std::string(words[2]) == "deadline";
     Safety safety;
     safety.max_age_ms = 20;
     for (int index = 3; index < count; ++index) {
@@ -104,9 +153,19 @@ int main(int count, char** words) {
     const std::vector<std::string> kinds{"shape", "nonfinite", "stale", "plan", "range", "stuck", "late"};
     std::map<std::string, long> faults;
     safety.callback = [&](const ControlFault& fault) { ++faults[fault.kind]; };
-    auto graph = std::make_unique<Scripted>(bundle);
-    const Scripted& script = *graph;
-    Controller controller(bundle, std::move(graph), pipelined, safety, std::make_unique<Policy>(bundle));
+    Mode mode{pipelined};
+    if (anytime) mode.deadline_ms = 1000.0 * deadline_s;
+    auto planner = std::make_unique<Scripted>(bundle);
+    auto start = std::make_unique<Start>(bundle);
+    auto refine = std::make_unique<Refine>(bundle);
+    const std::vector<const Scripted*> scripts{planner.get(), start.get(), refine.get()};
+    Graphs graphs;
+    graphs["planner.onnx"] = std::move(planner);
+    graphs["start.onnx"] = std::move(start);
+    graphs["refine.onnx"] = std::move(refine);
+    graphs["policy.onnx"] = std::make_unique<Policy>(bundle);
+    const auto now = [] { return Moment(std::chrono::seconds(2 * deadline_s + seconds)); };
+    Controller controller(bundle, std::move(graphs), mode, safety, now);
     hold(pipelined);
     float turn = 0;
     for (std::string line; std::getline(std::cin, line);) {
@@ -114,6 +173,12 @@ int main(int count, char** words) {
             hold(false);
             while (controller.planning()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
             hold(pipelined);
+        } else if (line == "hold") {
+            hold(true);
+        } else if (line == "fail") {
+            fails = true;
+        } else if (line == "slow") {
+            slow = true;
         } else if (line == "reset") {
             controller.reset(0);
         } else {
@@ -122,14 +187,19 @@ int main(int count, char** words) {
             Arrays readings;
             if (line != "miss")
                 for (const auto& name : bundle.sensors) readings[name] = std::vector<float>(bundle.sizes.at(name), value);
+            Moment released = Moment::max();
+            if (line == "late") released = now() - std::chrono::seconds(deadline_s);
+            if (line == "some") released = now() - std::chrono::seconds(deadline_s - 2500);
             try {
-                for (float part : controller.act(readings, line == "old" ? 21 : 0)) std::cout << part << " ";
+                for (float part : controller.act(readings, line == "old" ? 21 : 0, released)) std::cout << part << " ";
             } catch (const ControlFault&) {
                 std::cout << "-99 -99 ";
             }
             std::cout << "| " << controller.late_plans() << " " << controller.ratio() << " ";
             for (const auto& kind : kinds) std::cout << faults[kind] << " ";
-            std::cout << "|" << script.given_ << "\n";
+            std::cout << "|";
+            for (const auto* script : scripts) std::cout << script->given_;
+            std::cout << "\n";
         }
     }
 }

@@ -145,7 +145,10 @@ def test_real_time_that_cannot_be_is_one_line(fails: Callable[..., str], exporte
 OUT_OF_RANGE = {
     "validate": ["--threads=-3", "--threads=0", "--seed=-1", "--slowdown=0", "--latency-ms=-1"],
     "latency": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--seconds=nan", "--cores=-1"],
-    "native run": ["--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--period-ms=-1", "--cores=-1"],
+    "native run": [
+        *("--threads=-3", "--calls=0", "--periods=0", "--seconds=-1", "--period-ms=-1", "--cores=-1"),
+        "--deadline-ms=0",
+    ],
     "export": ["--opset=0", "--seed=-1", "--samples=0"],
 }
 

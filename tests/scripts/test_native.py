@@ -42,25 +42,29 @@ def native(built: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tupl
     return run
 
 
-def test_golden_plans_come_out(exported: Path, native: Callable[..., Any]) -> None:
-    """The C++ program plans the golden plans as they were exported."""
-    status, found, _ = native(exported, "--check")
+@pytest.mark.parametrize("deadline", [[], ["--deadline-ms=60000"]], ids=["planner", "start and refine"])
+def test_golden_plans_come_out(exported: Path, native: Callable[..., Any], deadline: list[str]) -> None:
+    """The C++ program plans the golden plans as they were exported, also by iterations within a deadline."""
+    status, found, _ = native(exported, "--check", *deadline)
     assert status == 0 and found["golden_deviation"] <= 1e-4
+    assert found["deadline_ms"] == (60_000 if deadline else None)
     assert (found["language"], found["backend"], found["precision"]) == ("c++", "openvino", "float32")
     assert found["macs"] == bundle.read(exported).macs
 
 
+@pytest.mark.parametrize("deadline", [[], ["--deadline-ms=5"]], ids=["without", "with a deadline"])
 def test_rows_are_those_of_the_python_controller(
-    exported: Path, native: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+    exported: Path, native: Callable[..., Any], capfd: pytest.CaptureFixture[str], deadline: list[str]
 ) -> None:
     """In both modes its rows have the fields of ``tdmpc latency``, but for what only Python's controller has."""
-    _, rows, _ = native(exported, "--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10")
+    quick = ["--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10", *deadline]
+    _, rows, _ = native(exported, *quick)
     capfd.readouterr()
-    quick = ["--calls=30", "--seconds=0.01", "--period-ms=50", "--periods=10"]
     assert main(["latency", str(exported), "--backend=openvino", "--json", *quick]) == 0
     python = json.loads(capfd.readouterr().out)
     own = {"spinning", "model", "remark"}
     assert [row.keys() - {"golden_deviation"} for row in rows] == [row.keys() - own for row in python]
+    assert [row["deadline_ms"] for row in rows] == [row["deadline_ms"] for row in python]
     single, periodic = rows
     assert single["calls"] >= 30 and len(single["repeat_p50_ms"]) == 5
     assert single["min_ms"] <= single["p50_ms"] <= single["max_ms"]
@@ -146,8 +150,40 @@ def test_a_damaged_bundle_is_refused(
     assert (found.returncode, found.stdout) == (status, "") and says in found.stderr and found.stderr.count("\n") == 1
 
 
+def replaced(folder: Path) -> None:
+    shutil.copy(folder / bundle.PLANNER, folder / bundle.REFINE)
+    size = (folder / bundle.PLANNER).stat().st_size
+    edited(lambda manifest: manifest["files"][bundle.REFINE].update(bytes=size))(folder)
+
+
 @pytest.mark.parametrize(
-    "option", ["--threads=-3", "--calls=x", "--cores=0,", "--seconds=-1", "--periods=1e99", "--precision=fp32"]
+    ("damage", "option", "says"),
+    [
+        (edited(lambda manifest: manifest["files"].pop("start.onnx")), "", "holds no start.onnx: export with --noise"),
+        (edited(lambda manifest: manifest["planner"].update(horizon=2)), "", "start.onnx: input 'previous_mean' has"),
+        (edited(lambda manifest: manifest["planner"].update(elites=1)), "", "start.onnx: the graph was exported with"),
+        (replaced, "", "refine.onnx has no input 'mean'"),
+        (lambda folder: None, "--pipelined", "give deadline_ms or pipelined, not both"),
+    ],
+    ids=["baked", "horizon", "elites", "refine", "pipelined"],
+)
+def test_a_deadline_that_cannot_be_kept_is_refused(
+    exported: Path, built: Path, tmp_path: Path, damage: Callable[[Path], object], option: str, says: str
+) -> None:
+    """Without start and refinement of its manifest, or in a pipeline, a deadline is refused in one line."""
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    damage(folder)
+    words = [built / PROGRAM, folder, "--deadline-ms", "5", "--period-ms", "5", *option.split()]
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (2, "") and says in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--threads=-3", "--calls=x", "--cores=0,", "--seconds=-1", "--periods=1e99", "--precision=fp32"),
+        "--deadline-ms=0",
+    ],
 )
 def test_the_program_refuses_what_it_cannot_do(exported: Path, built: Path, option: str) -> None:
     """Asked without the command around it, the program names the option too."""

@@ -27,7 +27,7 @@ int control(const std::string& folder, long decisions) {
     tdmpc::Safety safety;
     safety.range_margin = 1;
     if (bundle.period_ms > 0) safety.hold_ms = 10 * bundle.period_ms, safety.blend_ms = 10 * bundle.period_ms;
-    tdmpc::Controller controller(bundle, tdmpc::Runtime{}, bundle.delay > 0, safety);
+    tdmpc::Controller controller(bundle, tdmpc::Runtime{}, {bundle.delay > 0}, safety);
     const auto period = std::chrono::duration<double, std::milli>(bundle.period_ms > 0 ? bundle.period_ms : 20);
     auto release = std::chrono::steady_clock::now();
     for (long decision = 0; decision < decisions; ++decision) {
