@@ -16,7 +16,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,19 +275,6 @@ def _words(state: Mapping[str, Any]) -> list[int]:
     numbers = (*(state["state"][name] for name in ("state", "inc")), state["has_uint32"], state["uinteger"])
     sizes = zip(numbers, (16, 16, 4, 4), strict=True)
     return np.frombuffer(b"".join(number.to_bytes(size, "little") for number, size in sizes), "<u4").tolist()
-
-
-def generator(words: Sequence[int]) -> np.random.Generator:
-    """The random stream that ``_words`` was taken of."""
-    state, inc = (sum(int(word) << 32 * place for place, word in enumerate(part)) for part in (words[:4], words[4:8]))
-    bits = np.random.PCG64()
-    bits.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": state, "inc": inc},
-        "has_uint32": int(words[8]),
-        "uinteger": int(words[9]),
-    }
-    return np.random.Generator(bits)
 
 
 def _unused(path: Path) -> Path:

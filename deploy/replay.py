@@ -1,5 +1,6 @@
 """A record of decisions, decided again: each plan from what it was made of, each action from the plans."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
 from tdmpc.deploy.faults import Fault
 from tdmpc.deploy.planning import Made, draw_noise
-from tdmpc.deploy.recording import generator, read, reading
+from tdmpc.deploy.recording import read, reading
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,16 @@ def _at_first(described: Bundle, episode: int, *, first: int) -> dict[int, np.nd
         return {}
     middle = actuate(np.zeros_like(described.low), described.low, described.high)
     return dict.fromkeys(range(episode + 1, episode + 1 + described.delay), middle)
+
+
+def generator(words: Sequence[int]) -> np.random.Generator:
+    """The random stream of a state, in words of 32 bits as ``tdmpc.deploy.recording`` writes it."""
+    state, inc = (sum(int(word) << 32 * place for place, word in enumerate(part)) for part in (words[:4], words[4:8]))
+    bits = np.random.PCG64()
+    bits.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state, "inc": inc},
+        "has_uint32": int(words[8]),
+        "uinteger": int(words[9]),
+    }
+    return np.random.Generator(bits)

@@ -11,8 +11,8 @@ from mcap.reader import make_reader
 
 from tdmpc.deploy import bundle, logs
 from tdmpc.deploy.bundle import Bundle, BundleError
-from tdmpc.deploy.recording import Recording, Row, generator, read, reading
-from tdmpc.deploy.replay import replay
+from tdmpc.deploy.recording import Recording, Row, read, reading
+from tdmpc.deploy.replay import generator, replay
 from tests.deploy.conftest import HORIZON, Scripted
 
 SIZE = {"shape": [2], "low": [-1.0, 0.5], "high": [3.0, 2.5]}
