@@ -230,6 +230,8 @@ def _bundle(path: Path, seed: int) -> Decider:
 
 def _agent(path: Path, policy: Literal["planner", "prior"], seed: int) -> Decider:
     agent, meta = load_agent(path, compile=False)
+    if agent.config.threads:
+        torch.set_num_threads(agent.config.threads)
     actor = Actor(agent, lanes=1, seed=seed)
     everyone = torch.ones(1, dtype=torch.bool)
 

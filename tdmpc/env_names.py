@@ -91,6 +91,7 @@ def available(pattern: str = "") -> list[EnvName]:
 def _import_module(module: str, name: str) -> None:
     if not all(part.isidentifier() for part in module.split(".")):
         raise UnsupportedEnvironment(f"{name}: write a module as in `import`, package.module, got {module!r}")
+    prepare_rendering()  # the module may import MuJoCo
     try:
         importlib.import_module(module)
     except ImportError as error:

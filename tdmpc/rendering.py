@@ -1,4 +1,4 @@
-"""What has to come before a renderer is loaded, which importing dm_control does."""
+"""What has to come before a renderer is loaded, which importing MuJoCo or dm_control does."""
 
 import importlib
 import os
@@ -25,12 +25,14 @@ def _load_triton() -> None:
 def _choose_headless_renderer() -> None:
     """Make MuJoCo render without a screen, unless there is one or the user has chosen.
 
-    dm_control picks its renderer when it is imported, so this comes before: left alone, it tries
-    the missing display first. Where EGL does not work either, rendering is off and the rest works.
+    MuJoCo and dm_control pick their renderers when they are imported, so this comes before: left alone, they try the
+    missing display. Where EGL does not work either, rendering is off and the rest works.
     """
     has_screen = not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not has_screen and "MUJOCO_GL" not in os.environ:
-        os.environ["MUJOCO_GL"] = "egl" if _egl_works() else "off"
+        os.environ["MUJOCO_GL"] = "egl"  # before MuJoCo is imported, if only to see whether EGL works
+        if not _egl_works():
+            os.environ["MUJOCO_GL"] = "off"
 
 
 def _egl_works() -> bool:

@@ -29,6 +29,23 @@ def test_dm_control_is_imported_on_demand_and_quietly() -> None:
     assert "DISPLAY" not in done.stderr and "locomotion" not in done.stderr
 
 
+def test_a_module_that_imports_mujoco_draws_without_a_screen(tmp_path: Path) -> None:
+    """A user's module may import MuJoCo, whose renderer is chosen at that moment: it draws without a display."""
+    (tmp_path / "robot.py").write_text(
+        "import gymnasium, mujoco\n"
+        "model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size=\"1\"/></worldbody></mujoco>')\n"
+        "class Robot(gymnasium.Env):\n"
+        "    def __init__(self): mujoco.Renderer(model, 8, 8).close()\n"
+        "    action_space = observation_space = gymnasium.spaces.Box(-1, 1, (1,))\n"
+        "gymnasium.register('Robot-v0', Robot, max_episode_steps=9)\n"
+    )
+    program = "import os; from tdmpc.envs import make_env; make_env('robot:Robot-v0'); print(os.environ['MUJOCO_GL'])"
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: os.environ[key] for key in os.environ if key not in hidden} | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "egl\n", done.stderr
+
+
 def test_triton_is_loaded_before_a_renderer(tmp_path: Path) -> None:
     """The LLVM of Mesa, which a renderer loads, would crash that of Triton."""
     (tmp_path / "triton.py").write_text("import sys; early = not sys.modules.keys() & {'OpenGL', 'dm_control'}")
