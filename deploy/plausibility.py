@@ -163,7 +163,7 @@ def _line(wrong: Wrong, names: Sequence[str], law: Arrays) -> str:
         return f"{name}: the sign is the opposite of training's"
     if wrong.kind == "shifted":
         return f"{name}: shifted by about {_shift(wrong._replace(amount=-wrong.amount), law)}"
-    return f"{name}: about {1 / wrong.amount:.3g} times as large as in training; is the unit another?"
+    return f"{name}: about {1 / wrong.amount:.3g} times as large as in training, as in another unit"
 
 
 def _shift(wrong: Wrong, law: Arrays) -> str:
