@@ -55,15 +55,16 @@ endif
 endif
 endif
 
-# The second pip line finds PyTorch there, and adds only the GPU libraries that a CUDA build of it asks for.
+# The second pip line finds PyTorch there, and adds only the GPU libraries that a CUDA build of it asks for. Python compiles
+# what it imports; that pip compiles everything would take a third of the set-up's time.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 		echo "tdmpc needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' says: $$($(PYTHON) --version 2>&1 | head -n 1)." \
 			"Name another: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; \
 		exit 1; }
 	@if [ -e $@ ] && [ -z "$(FROM_ZERO)" ]; then rm $@; else $(PYTHON) -m venv --clear .venv; fi
-	$(PIP) install --no-deps --requirement requirements.lock
-	$(PIP) install --constraint requirements.lock torch
+	$(PIP) install --no-compile --no-deps --requirement requirements.lock
+	$(PIP) install --no-compile --constraint requirements.lock torch
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
