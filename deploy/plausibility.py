@@ -110,17 +110,21 @@ def examine(law: Arrays, now: np.ndarray, after: np.ndarray, sensors: Sequence[t
     margin = OUTSIDE * (law["high"] - law["low"]) + 1e-3 * np.maximum(np.abs(law["low"]), np.abs(law["high"])) + 1e-6
     low, high = np.quantile(now, [0.02, 0.98], axis=0)
     outside = np.flatnonzero((low < law["low"] - margin) | (high > law["high"] + margin))
-    hidden = [wrong for wrong in gains if abs(gains[wrong]) <= _needed(wrong)]
+    hidden = [wrong for wrong, gain in gains.items() if abs(gain) <= _needed(wrong)]
     undecided = [wrong for wrong in hidden if wrong.kind != "shifted"]
+    return Verdict(
+        tuple(dict.fromkeys(likeliest.values())), tuple(outside.tolist()), (*undecided, *_least_shifts(hidden))
+    )
+
+
+def _least_shifts(hidden: Sequence[Wrong]) -> Iterator[Wrong]:
+    """For whatever hides a shift of up to ``STEADY``: the least one above it, infinite where that is ``STEADY``."""
     farthest: dict[tuple[int, ...], float] = {}
     for wrong in hidden:
         if wrong.kind == "shifted" and abs(wrong.amount) <= STEADY:
             farthest[wrong.columns] = max(abs(wrong.amount), farthest.get(wrong.columns, 0.0))
     for columns, amount in farthest.items():
-        undecided.append(
-            Wrong("shifted", columns, next((shift for shift in SHIFTS if amount < shift <= STEADY), np.inf))
-        )
-    return Verdict(tuple(dict.fromkeys(likeliest.values())), tuple(outside.tolist()), tuple(undecided))
+        yield Wrong("shifted", columns, next((shift for shift in SHIFTS if amount < shift <= STEADY), np.inf))
 
 
 def write(path: Path, law: Arrays) -> None:
@@ -207,10 +211,8 @@ class _Fit:
         if wrong.kind == "exchanged":
             pairs = zip(wrong.columns, reversed(wrong.columns), strict=True)
             return tuple((column, *self._column(other)) for column, other in pairs)
-        shifted = wrong.kind == "shifted"
-        factor, shift = (
-            (1.0, wrong.amount * self._law["spread"]) if shifted else (wrong.amount, 0 * self._law["spread"])
-        )
+        factor, spreads = (1.0, wrong.amount) if wrong.kind == "shifted" else (wrong.amount, 0.0)
+        shift = spreads * self._law["spread"]
         columns = [(column, *self._column(column)) for column in wrong.columns]
         return tuple(
             (column, factor * now + shift[column], None if after is None else factor * after + shift[column])

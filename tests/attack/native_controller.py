@@ -38,9 +38,10 @@ def run(seed: int, calls: int, folder: Path) -> Iterator[str]:
             yield f"it does not build: {built.stdout[-300:]} {built.stderr[-600:]}"
             return
     checks = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
-    words = [folder / "tdmpc_attack", subject().bundle, str(seed), str(calls)]
-    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **checks})
-    *findings, last = ended.stdout.splitlines() or [""]
-    yield from findings
-    if ended.returncode != 0 or not last.startswith("faults counted"):
-        yield f"it ends with status {ended.returncode}: {' | '.join(ended.stderr.splitlines()[:4])[:500]}"
+    for deadline_ms in ([], ["0.5"]):  # without one, and one that some plans miss
+        words = [folder / "tdmpc_attack", subject().bundle, str(seed), str(calls), *deadline_ms]
+        ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **checks})
+        *findings, last = ended.stdout.splitlines() or [""]
+        yield from findings
+        if ended.returncode != 0 or not last.startswith("faults counted"):
+            yield f"it ends with status {ended.returncode}: {' | '.join(ended.stderr.splitlines()[:4])[:500]}"

@@ -76,6 +76,27 @@ def test_a_shift_is_named(law: plausibility.Arrays) -> None:
     assert any("'action/0' and 'action/1': shifted by about" in line for line in wrong(law, ONES, ORDER, both))
 
 
+def test_a_log_says_which_shifts_it_would_show(law: plausibility.Arrays) -> None:
+    """A right log tells of each column the least shift that it would show: one of that size makes it worse either way,
+    as all larger ones do, and the next smaller one does not.
+    """
+    rows, actions = played(600, 1)
+    now, after = np.concatenate([rows, actions], 1)[:-1], rows[1:]
+    verdict, fit = plausibility.examine(law, now, after), plausibility._Fit(law, now, after)
+    least = {each.columns: each.amount for each in verdict.undecided if each.kind == "shifted"}
+    sizes = [size for size in plausibility.SHIFTS if size <= plausibility.STEADY]
+    for column in range(5):
+        undone = [[plausibility.Wrong("shifted", (column,), sign * size) for sign in (-1, 1)] for size in sizes]
+        worse = [min(fit.score(fit.undone(each)) for each in both) - fit.score(()) for both in undone]
+        shown = [each > plausibility.SHIFT_GAIN for each in worse]
+        first = next((number for number in range(len(sizes)) if all(shown[number:])), None)
+        expected = np.inf if first is None else sizes[first] if first else 0.0
+        assert least.get((column,), 0.0) == expected
+    hidden = plausibility.told(verdict, NAMES, law)[1]
+    assert f"'action/0': shifted by less than {least[3,] * law['spread'][3]:.3g}" in hidden
+    assert "'joint/0': shifted" in hidden
+
+
 def test_what_training_never_saw_is_named(law: plausibility.Arrays) -> None:
     """A reading far outside of what training saw is named."""
     assert any("'body/height' lies far outside" in line for line in wrong(law, ONES, ORDER, [0.0, 0.0, 9.0, 0.0, 0.0]))

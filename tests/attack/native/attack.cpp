@@ -1,5 +1,5 @@
 // Feeds the controller of a bundle normal and hostile readings; a line for each decision that breaks the law.
-//     tdmpc_attack BUNDLE SEED CALLS
+//     tdmpc_attack BUNDLE SEED CALLS [DEADLINE_MS]
 #include <cmath>
 #include <exception>
 #include <iostream>
@@ -52,10 +52,10 @@ std::string fault(const std::vector<float>& action, const Bundle& bundle) {
 }  // namespace
 
 int main(int count, char** words) {
-    if (count != 4) return 2;
+    if (count < 4 || count > 5) return 2;
     const Bundle bundle = read_bundle(words[1]);
     const auto golden = read_golden(bundle);
-    Controller controller(bundle, Runtime{});
+    Controller controller(bundle, Runtime{}, count == 5 ? Mode{false, std::stod(words[4])} : Mode{});
     Dice dice(std::stoull(words[2]));
     const long calls = std::stol(words[3]);
     for (long call = 0; call < calls; ++call) {
