@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -33,6 +34,15 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def test_a_flat_observation_is_split_into_its_sensors(described: Bundle) -> None:
+    """Numbers that stand one behind the other go to the sensors in their order, in the sensors' shapes."""
+    found = described.readings(np.float32([0.1, 0.2, 1.5]))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "joint": pytest.approx([0.1, 0.2]),
+        "body/height": 1.5,
+    }
 
 
 def test_a_manifest_is_read(described: Bundle) -> None:
