@@ -1,18 +1,21 @@
 """Laws of run folders: new or refused, and readable by whoever finds them."""
 
+import dataclasses
 import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tdmpc import checkpoint, runs
 from tdmpc.agent import Agent
-from tdmpc.config import to_json
+from tdmpc.config import ConfigError, to_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.runs import RunError
+from tdmpc.spec import EnvSpec
 from tests.tdmpc.conftest import spec_of, tiny
 
 # -------------------------------------------------------------------------------------------------------- new folders
@@ -254,3 +257,28 @@ def test_the_revision_is_the_checkout_s(tmp_path: Path) -> None:
     assert commit.startswith(found := runs.revision(package) or "-") and len(found) >= 7
     (package / "__init__.py").write_text("changed = True")
     assert runs.revision(package) == f"{found}-dirty"
+
+
+def test_agents_go_by_the_names_of_their_runs(
+    monkeypatch: pytest.MonkeyPatch, make_spec: Callable[..., EnvSpec]
+) -> None:
+    """Runs of one name go by their paths, a run that is named twice counts once, and agents that cannot play the same
+    episodes are refused."""
+    specs = {
+        "slow": dataclasses.replace(make_spec(), action_repeat=4),
+        "other": dataclasses.replace(make_spec(), id="b"),
+    }
+
+    def load(folder: Path, **_: object) -> tuple[SimpleNamespace, dict[str, int]]:
+        return SimpleNamespace(spec=specs.get(folder.name, make_spec())), {"agent_steps": len(folder.parts)}
+
+    monkeypatch.setattr(runs, "load_agent", load)
+    found = runs.load_agents([Path("a/x"), Path("y"), Path("b/x"), Path("a/x")], example="tdmpc tune x")
+    assert {name: (folder, step) for name, (folder, _, step) in found.items()} == {
+        "a/x": (Path("a/x"), 2),
+        "y": (Path("y"), 1),
+        "b/x": (Path("b/x"), 2),
+    }
+    for folders, says in ([], "which agents.*tdmpc tune x"), (["y", "slow"], "x 1.*x 4"), (["y", "other"], "b x 1"):
+        with pytest.raises(ConfigError, match=says):
+            runs.load_agents([Path(folder) for folder in folders], example="tdmpc tune x")
