@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ PUSH_S = 0.1
 GRAVITY = 9.81
 SIDE = 140
 """Pixels of the fan's picture, which is a square in the corner of the film."""
-KEYS = "In the window: SPACE pushes the robot, N switches to what decides next, R starts a new episode"
+SPACE, ENTER, HOME = 32, 257, 268
+"""Keys as GLFW counts them; all letters are the viewer's own."""
+KEYS = "In the window: SPACE pushes the robot, ENTER switches to what decides next, HOME starts a new episode"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Stage:
         self.model, self.data = physics(env)
         self.turn, self.pushing = 0, 0.0
         self.observation: Any = None
+        self.keys: deque[int] = deque()
 
     @property
     def decider(self) -> Decider:
@@ -95,10 +99,8 @@ class Stage:
         return self.deciders[self.turn % len(self.deciders)]
 
     def key(self, code: int) -> None:
-        """Act upon a key of the viewer."""
-        actions = {" ": self.push, "N": self.switch, "R": self.restart}
-        if chr(code) in actions:
-            actions[chr(code)]()
+        """Keep a key of the viewer, whose thread calls this, for the next decision."""
+        self.keys.append(code)
 
     def switch(self) -> None:
         """The next one decides, from here."""
@@ -120,7 +122,10 @@ class Stage:
         self.pushing = PUSH_S
 
     def decide(self) -> None:
-        """One decision of whose turn it is."""
+        """One decision of whose turn it is, as the keys before it say."""
+        actions = {SPACE: self.push, ENTER: self.switch, HOME: self.restart}
+        while self.keys:
+            actions.get(self.keys.popleft(), lambda: None)()
         if self.observation is None:
             self.observation, _ = self.env.reset(seed=int(self.random.integers(2**31)))
             self.decider.reset()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tdmpc.envs import make_env
+from tdmpc.scripts import play
 from tdmpc.scripts.main import main
 from tdmpc.scripts.play import Decider, PlayArgs, Stage, draw_fan
 
@@ -54,23 +55,27 @@ def stage() -> Any:
 
 
 def test_keys_push_switch_and_start_anew(stage: Any) -> None:
-    """Space moves a body for a tenth of a second, N has the next one decide, R begins an episode."""
+    """Space moves a body for a tenth of a second, Enter has the next one decide, Home begins an episode; all from the
+    next decision on, because the viewer calls from a thread of its own."""
     stage, calls = stage.stage, stage.calls
     stage.decide()
     assert calls == ["a"] and not stage.data.xfrc_applied.any()
-    stage.key(ord(" "))
+    stage.key(play.SPACE)
     forces = []
-    for _ in range(4):
+    for _ in range(5):
         forces.append(float(np.linalg.norm(stage.data.xfrc_applied)))
         stage.decide()
     weight = 9.81 * stage.model.body_mass.sum()
-    assert forces == pytest.approx([3 * weight] * 3 + [0])
-    stage.key(ord("N"))
-    assert calls[-1] == "b" and stage.decider.name == "b"
-    stage.key(ord("R"))
+    assert forces == pytest.approx([0] + [3 * weight] * 2 + [0] * 2)
+    stage.key(play.ENTER)
+    assert stage.decider.name == "a"
     stage.decide()
-    assert calls[-2:] == ["b", "b"]
+    assert calls[-1] == "b" and stage.decider.name == "b"
+    stage.key(play.HOME)
     stage.key(ord("X"))  # other keys are the viewer's own
+    before = stage.data.time
+    stage.decide()
+    assert stage.data.time < before and calls[-1] == "b"
 
 
 def test_a_fan_rises_with_the_return() -> None:
