@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -153,6 +154,8 @@ def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
         },
     }
     local = {} if args.address else {"num_cpus": _cores(args, suite), "include_dashboard": False}
+    if local and suite.gpus > torch.cuda.device_count():
+        raise ConfigError(f"a run of this suite takes {suite.gpus:g} GPUs, and this machine has fewer: see gpus")
     ray.init(
         address=args.address or "local",
         runtime_env={"env_vars": settings},
@@ -161,8 +164,6 @@ def _cluster(args: SuiteArgs, suite: Suite) -> Iterator[None]:
         **local,
     )
     try:
-        if local and suite.gpus > ray.cluster_resources().get("GPU", 0):
-            raise ConfigError(f"a run of this suite takes {suite.gpus:g} GPUs, and this machine has fewer: see gpus")
         yield
     finally:
         ray.shutdown()

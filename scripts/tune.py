@@ -1,5 +1,6 @@
 """``tdmpc tune``: of some agents and all their planners, the controller that returns most within a control period."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,9 @@ from tdmpc.scripts import ranges
 from tdmpc.scripts.csv_tables import write_table
 from tdmpc.scripts.report.frontier import draw, frontier
 from tdmpc.scripts.tune_search import Row, Search
+
+FILE_WIDTH = 120
+"""Characters in a line of the table where it goes to no terminal."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,6 @@ def _show(rows: list[Row], args: TuneArgs) -> None:
         worth = [f"{row['return_mean']:.1f}", "" if fresh is None else f"{fresh:.1f}"]
         remark = "chosen" if row["chosen"] else "" if row["fits"] else "too slow"
         table.add_row(row["candidate"], row["runtime"], f"{row['p99_ms']:.3g}", *worth, remark)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
     for ending in ("", ".csv", ".png", ".sqlite3"):
         print(args.out.with_name(f"{args.out.name}{ending}"))

@@ -60,7 +60,10 @@ class Subject:
 
     def __init__(self, run: Path, agent: Agent, step: int) -> None:
         self.run, self.agent, self.step = run, agent, step
-        self.delay = max(agent.config.delay)
+        own = max(agent.config.delay)
+        # A plan for a delay of one decision has no more time than one without delay.
+        self.delays = own, max(own, 1) + 1
+        """The agent's own, and a longer one."""
         self.planner = dataclasses.replace(
             self.agent.config.planner, horizon=self.agent.config.planner.horizon_at(self.step)
         )
@@ -106,12 +109,11 @@ class Space:
         precision: Precision = (
             "bfloat16" if trial.suggest_categorical("precision", self.precisions) == "bfloat16" else "float32"
         )
-        own = self.subjects[agent].delay
+        own, longer = self.subjects[agent].delays
         samples = trial.suggest_categorical("samples", [*halves(planner.samples for planner in planners), POLICY_ALONE])
         if samples == POLICY_ALONE:
             return Candidate(agent, "prior", precision, own)
-        # A plan for a delay of one decision has no more time than one without delay.
-        delay = own if trial.suggest_categorical("delay", ["own", "longer"]) == "own" else max(own, 1) + 1
+        delay = own if trial.suggest_categorical("delay", ["own", "longer"]) == "own" else longer
         chosen = {
             "samples": samples,
             "iterations": trial.suggest_int("iterations", 1, max(planner.iterations for planner in planners)),
@@ -163,4 +165,4 @@ def quickest(candidate: Candidate, subject: Subject, costs: Costs, slower: Mappi
     """
     planner = dataclasses.replace(subject.planner, **candidate.budget) if candidate.budget else None
     fit = [name for name in slower if name.endswith(candidate.precision)]
-    return min((slower[name] * predicted(costs[name], planner), name) for name in fit)
+    return min((slower[name] * predicted(costs[name], planner, candidate.delay), name) for name in fit)

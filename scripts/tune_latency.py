@@ -1,13 +1,14 @@
 """How long a decision takes with other settings of the planner: measured at two sizes of it, and a line between them.
 
 An export takes seconds, and a search tries dozens of planners. A plan is a start (the policy's trajectories) and then
-iterations (the samples), and both are loops over the horizon, so two exports for each agent tell what each costs.
-What a search ends with is measured on its bundle.
+iterations (the samples), and both are loops over the horizon, so two exports for each agent tell what each costs. A
+small bundle for each delay tells what a controller adds to its graphs. What a search ends with is measured on its own.
 """
 
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tdmpc.deploy import backends, bundle, contract, percentiles, timing
 from tdmpc.deploy.assemble import export_graphs
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import BundleError
+from tdmpc.deploy.export import export
 from tdmpc.deploy.original import ExportConfig, load
 from tdmpc.deploy.timing import Timed, single_stream, timed_controller
 
@@ -27,7 +29,10 @@ CALLS, SECONDS = 300, 0.5
 """Of each graph, at least."""
 
 Costs = dict[str, dict[str, list[float]]]
-"""By runtime and part of a decision: milliseconds for each step of the horizon, and for each step and trajectory."""
+"""By runtime and part of a decision: milliseconds for each step of the horizon, and for each step and trajectory.
+
+``policy`` is the policy alone, ``delay 2`` what a controller adds to its graphs where the delay is two decisions.
+"""
 
 
 def runtimes(threads: int, priority: int | None) -> dict[str, Runtime]:
@@ -42,19 +47,17 @@ def runtimes(threads: int, priority: int | None) -> dict[str, Runtime]:
     return names
 
 
-def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime]) -> Costs:
+def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime], delays: Sequence[int]) -> Costs:
     """What the parts of a decision cost the agent of a run, from a large planner and from a small one.
 
     Args:
         run: the run folder.
         planner: the largest planner that is asked for.
         known: the runtimes.
+        delays: of the controllers that are asked for.
     """
-    samples, trajectories = planner.samples, planner.policy_trajectories
-    sizes = [
-        ExportConfig(planner.horizon, max(samples // parts, 1), 1, 1, max(trajectories // parts, 1)) for parts in (8, 1)
-    ]
-    points = [_times(run, size, known) for size in sizes]
+    sizes = [_part_of(planner, 8), _part_of(planner, 1)]
+    points = [_times(run, _exported(size), known) for size in sizes]
     found: Costs = {}
     for name in known:
         (small_ms, large_ms), steps = (point[name] for point in points), planner.horizon
@@ -62,13 +65,32 @@ def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime]) -> Co
         for part, setting in ((bundle.START, "policy_trajectories"), (bundle.REFINE, "samples")):
             sides = np.array([[steps, steps * getattr(size, setting)] for size in sizes], float)
             found[name][part] = nnls(sides, np.array([small_ms[part], large_ms[part]]))[0].tolist()
+    for delay in delays:
+        with tempfile.TemporaryDirectory() as folder:
+            export(run, Path(folder) / "small", _exported(sizes[0], delay))
+            for name, runtime in known.items():
+                whole_ms = of_bundle(Path(folder) / "small", runtime, policy=False)
+                found[name][f"delay {delay}"] = [max(whole_ms - _graphs_ms(found[name], sizes[0]), 0.0)]
     return found
 
 
-def predicted(parts: Mapping[str, list[float]], planner: PlannerConfig | None) -> float:
+def _part_of(planner: PlannerConfig, parts: int) -> PlannerConfig:
+    """One iteration with so many times fewer samples and policy trajectories."""
+    fewer = {name: max(getattr(planner, name) // parts, 1) for name in ("samples", "policy_trajectories")}
+    return dataclasses.replace(planner, iterations=1, elites=1, **fewer)
+
+
+def _exported(planner: PlannerConfig, delay: int | None = None) -> ExportConfig:
+    budget = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
+    return ExportConfig(**{name: getattr(planner, name) for name in budget}, delay=delay)
+
+
+def predicted(parts: Mapping[str, list[float]], planner: PlannerConfig | None, delay: int) -> float:
     """The 99th percentile of a decision, in milliseconds; of the policy alone where there is no planner."""
-    if planner is None:
-        return parts["policy"][0]
+    return parts["policy"][0] if planner is None else _graphs_ms(parts, planner) + parts[f"delay {delay}"][0]
+
+
+def _graphs_ms(parts: Mapping[str, list[float]], planner: PlannerConfig) -> float:
     steps = planner.horizon
     start = np.dot(parts[bundle.START], [steps, steps * planner.policy_trajectories])
     refine = np.dot(parts[bundle.REFINE], [steps, steps * planner.samples])

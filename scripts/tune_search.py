@@ -99,10 +99,10 @@ class Search:
         """The candidate whose bundle was kept."""
 
     def _costs(self, name: str) -> tune_latency.Costs:
-        key, kept = f"costs of {name}", self.study.user_attrs
+        key, kept, subject = f"costs of {name}", self.study.user_attrs, self.subjects[name]
         if key not in kept:
             log.info("measuring what a decision of %s costs", name)
-            found = tune_latency.costs(self.subjects[name].run, self.subjects[name].planner, self.runtimes)
+            found = tune_latency.costs(subject.run, subject.planner, self.runtimes, subject.delays)
             self.study.set_user_attr(key, found)
             return found
         return kept[key]
@@ -147,6 +147,9 @@ class Search:
         return self.returns[key]
 
     def _tell(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        before = study.get_trials(deepcopy=False, states=ENDED)[:-1]
+        if trial.params in [each.params for each in before]:
+            return  # proposed once more, known already
         returns = list(trial.intermediate_values.values())
         worth = f"return {fmean(returns):.1f} over {len(returns)} episodes" if returns else "too slow, not played"
         told = (trial.number + 1, self.args.trials, trial.user_attrs["candidate"], trial.user_attrs["p99_ms"], worth)

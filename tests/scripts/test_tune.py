@@ -22,7 +22,9 @@ from tdmpc.scripts.tune_candidates import Candidate, Subject, halves
 from tests.deploy.conftest import MANIFEST
 
 NAME = "onnxruntime float32"
-COSTS: tune_latency.Costs = {NAME: {"policy": [0.1], START: [0.1, 0.0], REFINE: [0.0, 0.1]}}
+COSTS: tune_latency.Costs = {
+    NAME: {"policy": [0.1], START: [0.1, 0.0], REFINE: [0.0, 0.1], "delay 0": [0.0], "delay 2": [0.0]}
+}
 """Of the toy's planner, 16 samples x 2 iterations with a horizon of 3: 9.9 ms."""
 
 
@@ -81,6 +83,7 @@ def test_the_best_that_fits_is_exported(trained: Path, tmp_path: Path, world: Wo
             PlannerConfig(
                 **{name: found[name] for name in ("samples", "iterations", "horizon", "policy_trajectories")}
             ),
+            found["delay"],
         )
         <= 5
     )
@@ -107,6 +110,16 @@ def test_candidates_are_raced_on_the_same_episodes(trained: Path, tmp_path: Path
     table = pd.read_csv(tmp_path / "raced.csv")
     episodes = dict(zip(table["candidate"], table["episodes"], strict=True))
     assert episodes == {str(candidate): len(each[:8]) for candidate, each in seeds.items()}
+
+
+def test_a_candidate_is_told_once(
+    trained: Path, tmp_path: Path, world: World, toy: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The search may propose again what it knows; the user reads of each candidate once."""
+    caplog.set_level("INFO")
+    assert tune(trained, tmp_path / "told", "--trials=24") == 0
+    told = [line.split(": ", 1)[1] for line in caplog.messages if " of 24: " in line]
+    assert len(told) == len(set(told)) > 5
 
 
 def test_an_interrupted_search_goes_on(trained: Path, tmp_path: Path, world: World, toy: None) -> None:
@@ -168,17 +181,25 @@ def test_what_cannot_be_asked_is_refused(
 
 
 def test_costs_are_a_line_through_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of the large planner is predicted as it was measured, and that of one in between lies between."""
+    """The time of the large planner is predicted as it was measured, and that of one in between lies between; what a
+    whole bundle takes beyond its graphs is added, for each delay its own.
+    """
     planner = PlannerConfig(horizon=4, samples=64, policy_trajectories=16, iterations=3)
     times = iter(
         [{NAME: {bundle.POLICY: 0.1, START: 1.0, REFINE: 2.0}}, {NAME: {bundle.POLICY: 0.1, START: 3.0, REFINE: 9.0}}]
     )
+    whole, exported = iter([3.5, 2.5]), []
     monkeypatch.setattr(tune_latency, "_times", lambda *_: next(times))
-    parts = tune_latency.costs(Path(), planner, {NAME: Runtime()})[NAME]
-    assert tune_latency.predicted(parts, planner) == pytest.approx(3.0 + 3 * 9.0)
+    monkeypatch.setattr(
+        tune_latency, "export", lambda run, out, config: exported.append((config.samples, config.delay))
+    )
+    monkeypatch.setattr(tune_latency, "of_bundle", lambda *_, policy: next(whole))
+    parts = tune_latency.costs(Path(), planner, {NAME: Runtime()}, (0, 2))[NAME]
+    assert exported == [(8, 0), (8, 2)]
+    assert tune_latency.predicted(parts, planner, 0) == pytest.approx(3.0 + 3 * 9.0 + 0.5)
     between = PlannerConfig(horizon=4, samples=36, policy_trajectories=9, iterations=1)
-    assert tune_latency.predicted(parts, between) == pytest.approx(2.0 + 5.5)
-    assert tune_latency.predicted(parts, None) == pytest.approx(0.1)
+    assert tune_latency.predicted(parts, between, 2) == pytest.approx(2.0 + 5.5)
+    assert tune_latency.predicted(parts, None, 0) == pytest.approx(0.1)
 
 
 def test_a_board_is_compared_by_its_own_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
