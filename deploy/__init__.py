@@ -1,17 +1,16 @@
 """From a trained agent to a controller that needs neither PyTorch nor this project's training half.
 
-On a robot, ``controller`` acts, and ``planning`` says when plans are made. ``faults`` reads sensors. ``bundle`` reads
-files, ``schema`` says what a manifest must hold, and ``contract`` holds graphs against it. ``backends`` runs graphs,
-``realtime`` asks the system for cores and priority. ``safety`` tells of faults and ends them. ``connection`` holds a
-robot's description against the bundle's, ``plausibility`` what it recorded (``logs``) against training. ``timing``
-measures, ``percentiles`` says what follows.
+On a robot, ``controller`` acts, and ``plan_runner`` says when plans are made. ``faults`` reads sensors and holds the
+fault policy; ``safety`` adds what happens while faults last. ``bundle`` reads files, ``schema`` says what a manifest
+must hold, and ``contract`` compares the graphs with it. ``backends`` runs graphs, ``realtime`` asks the system for
+cores and priority. ``connection`` compares a robot's description with the bundle's, and ``plausibility`` compares its
+records (``logs``) with training. ``timing`` measures, ``percentiles`` summarises.
 
-Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` what the bundle says of itself
-(``leapp`` says it to others).
-``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them. ``parity`` and ``regret``
-compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are kept as ``golden`` ones.
-``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by their names:
-``tdmpc.deploy.export``.
+Beside PyTorch, ``export`` writes a bundle of an ``original`` agent, and ``manifest`` describes it (``leapp`` does so
+for other projects). ``graphs`` are the agent's modules; ``assemble`` and ``quantization`` make ONNX of them.
+``parity`` and ``regret`` compare plans on ``cases``, and ``probe`` looks into a graph for them; the firmest plans are
+kept as ``golden`` ones. ``validation`` plays a bundle beside its agent, ``simulation`` in real time. Import these by
+their names: ``tdmpc.deploy.export``.
 """
 
 from tdmpc.deploy.backends import Runtime

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tdmpc.deploy.bundle import Bundle, actuate
-from tdmpc.deploy.planning import Made
+from tdmpc.deploy.plan_runner import Made
 
 
 class Agenda:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tdmpc.deploy import bundle, connection, contract, faults, planning, realtime
+from tdmpc.deploy import bundle, connection, contract, faults, plan_runner, realtime
 from tdmpc.deploy.agenda import Agenda
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
 from tdmpc.deploy.connection import Contract
 from tdmpc.deploy.faults import ControlFault, Counters, Fault, FaultPolicy
-from tdmpc.deploy.planning import Planning, draw_noise
+from tdmpc.deploy.plan_runner import PlanRunner, draw_noise
 from tdmpc.deploy.safety import Callback, Safety, Watch
 
 CAREFREE = Safety()
@@ -74,7 +74,7 @@ class Controller:
             pipelined: answer at once, and plan in a thread for what is due after the bundle's delay.
             max_age_ms: an observation measured longer ago is a fault.
             priority: real-time priority of the thread that plans where there is a deadline or a pipeline.
-            safety: what is done about faults beside that.
+            safety: what happens while faults last and after them.
             callback: called with each fault; what it raises is logged.
             executor: in which a pipeline plans; a thread of its own when not given.
             clock: seconds; ``measured_at`` is on it.
@@ -87,11 +87,11 @@ class Controller:
         self._on_fault: FaultPolicy = on_fault
         self._deadline_ms, self._max_age_ms, self._clock = deadline_ms, max_age_ms, clock
         self._watch = Watch(described, safety, callback=callback, clock=clock)
-        self._planning: Planning = planning.planned(
+        self._plan_runner: PlanRunner = plan_runner.planned(
             *(graphs, described.iterations),
             deadline=deadline_ms is not None,
             pipelined=pipelined,
-            executor=lambda: executor or planning.thread(priority),
+            executor=lambda: executor or plan_runner.thread(priority),
             clock=clock,
         )
         self._noise = {name: np.zeros(shape, np.float32) for name, shape in described.noise_shapes.items()}
@@ -203,12 +203,12 @@ class Controller:
         except ControlFault as fault:
             found.append(fault)
             held = self._committed()[-1] if self.bundle.delay else self._action
-            self._agenda.put(self._decision + self.bundle.delay, self._safe_action(held))
+            self._agenda.put(self._decision + self.bundle.delay, self._fallback_action(held))
         due, late = self._agenda.take(self._decision)
         self.counters.late += late
         if due is None:
             found.append(ControlFault(Fault.LATE, "the plan is late, and no earlier one reaches as far"))
-            due = self._safe_action(self._action)
+            due = self._fallback_action(self._action)
         elif late:
             self._watch.note("late", text="a plan is late, and the one before is followed")
         self._action = self._applied(due, faulty=bool(found))
@@ -237,21 +237,21 @@ class Controller:
 
     def close(self) -> None:
         """End the planner's thread, if there is one."""
-        self._planning.close()
+        self._plan_runner.close()
 
     def _plan(self, begun: float) -> None:
         """Take up what has been planned, and plan for the decision whose action follows those that are pending."""
         until = begun + (self._deadline_ms or 0.0) / 1000
-        free = self._planning.is_free(until)
+        free = self._plan_runner.is_free(until)
         self._take_up()  # a plan that came late is a better warm start
         if free:
             draw = partial(draw_noise, self._random, self._noise)
-            self._planning.plan(self._decision + self.bundle.delay, self._inputs(), draw, until=until)
+            self._plan_runner.plan(self._decision + self.bundle.delay, self._inputs(), draw, until=until)
             self._take_up()
 
     def _take_up(self) -> None:
         """Take up the newest plan, if there is one of this episode."""
-        made = self._planning.finished()
+        made = self._plan_runner.finished()
         if made is None or made.decision - self.bundle.delay <= self._began:
             return
         if not (np.isfinite(made.action).all() and np.isfinite(made.mean).all()):
@@ -278,11 +278,9 @@ class Controller:
             inputs[bundle.COMMITTED] = bundle.deactuate(np.stack(self._committed()), self.bundle.low, self.bundle.high)
         return inputs
 
-    def _safe_action(self, held: np.ndarray | None) -> np.ndarray:
-        if self._on_fault == "prior" and self._readings is not None:
-            action = self._graphs[bundle.POLICY](self._readings)["action"]
-            if np.isfinite(action).all():
-                return action
-        if self._on_fault != "zero" and held is not None:
-            return held
-        return self._watch.nought
+    def _fallback_action(self, held: np.ndarray | None) -> np.ndarray:
+        return faults.fallback_action(self._on_fault, held, self._watch.nought, self._prior)
+
+    def _prior(self) -> np.ndarray | None:
+        """The policy's action for the last readings that were good."""
+        return None if self._readings is None else self._graphs[bundle.POLICY](self._readings)["action"]

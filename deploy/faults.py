@@ -1,6 +1,6 @@
-"""What can be wrong with a decision, and the reading of sensors, where most of it shows."""
+"""What can be wrong with a decision, the fault policy, and the reading of sensors, where most faults show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -30,7 +30,7 @@ class Fault(StrEnum):
 
 
 FaultPolicy = Literal["hold", "zero", "prior", "raise"]
-"""What a controller does about a fault, its ``on_fault``; ``tdmpc.deploy.controller.Controller`` tells of each."""
+"""What a controller does about a fault, its ``on_fault``; ``tdmpc.deploy.controller.Controller`` explains each."""
 
 
 @dataclass
@@ -51,6 +51,24 @@ class ControlFault(ValueError):
     def __init__(self, fault: Fault, message: str, *, sensor: str | None = None) -> None:
         super().__init__(message)
         self.fault, self.sensor = fault, sensor
+
+
+def fallback_action(
+    policy: FaultPolicy, held: np.ndarray | None, nought: np.ndarray, prior: Callable[[], np.ndarray | None]
+) -> np.ndarray:
+    """The action that takes the place of a planned one, ``Float32[A]`` in the actuators' units.
+
+    Args:
+        policy: ``raise`` holds too, for whoever goes on after the exception.
+        held: the action before, if there is one.
+        nought: zero, or the bound nearest to it.
+        prior: gives the policy's action where there are readings; asked with ``prior`` only, and used where finite.
+    """
+    if policy == "prior":
+        action = prior()
+        if action is not None and np.isfinite(action).all():
+            return action
+    return nought if policy == "zero" or held is None else held
 
 
 def read(observation: Any, sensors: Sequence[Sensor]) -> Arrays:

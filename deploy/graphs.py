@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tdmpc.config import ModelConfig
 from tdmpc.deploy.original import Original
-from tdmpc.planner import Proposals, ahead, improve, propose, shift, smooth
+from tdmpc.planner import Proposals, ahead, improve, limit_changes, propose, shift
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -139,7 +139,7 @@ class StartGraph(BundleGraph):
             discount=self.settings.discount,
             before=before[None],
         )
-        mean = smooth(shift(previous_mean), before, config.max_change)
+        mean = limit_changes(shift(previous_mean), before, config.max_change)
         std = torch.full_like(mean, config.max_std)
         start = Start(z[0], proposals.actions[:, 0], proposals.values[0], mean, std, before)
         return tuple(start) if config.max_change is not None else start[:-1]

@@ -21,7 +21,7 @@ from tdmpc.deploy.bundle import actuate
 from tdmpc.deploy.cases import Cases, case
 from tdmpc.deploy.original import Inputs, Original
 from tdmpc.deploy.probe import Iteration, Trace
-from tdmpc.planner import Proposals, candidates, refit, shift, smooth
+from tdmpc.planner import Proposals, candidates, limit_changes, refit, shift
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -194,7 +194,7 @@ def difference(original: Original, inputs: Inputs, trace: Trace, own: Float[Tens
     config, before = settings.planner, committed[-1:]
     z = original.start(observation[None], committed[:, None])
     proposals = original.propose(z, noise.policy[:, None], before)
-    mean = smooth(shift(previous)[:, None], before, config.max_change)
+    mean = limit_changes(shift(previous)[:, None], before, config.max_change)
     std = torch.full_like(mean, config.max_std)
     steps = [_start(z, proposals, trace)]
     for draws, made in zip(noise.samples, trace.iterations, strict=True):

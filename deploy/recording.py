@@ -28,7 +28,7 @@ from tdmpc.deploy.backends import Graph
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault, Fault
-from tdmpc.deploy.planning import Made
+from tdmpc.deploy.plan_runner import Made
 
 try:
     from mcap.exceptions import McapError

@@ -12,7 +12,7 @@ from tdmpc.deploy.agenda import Agenda
 from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import Arrays, Bundle, BundleError, actuate
 from tdmpc.deploy.faults import Fault
-from tdmpc.deploy.planning import Made, draw_noise
+from tdmpc.deploy.plan_runner import Made, draw_noise
 from tdmpc.deploy.recording import read, reading
 
 

@@ -1,4 +1,4 @@
-"""What a controller does while faults last and after them, and what it tells of them."""
+"""What a controller adds to its fault policy: suspicious readings, faults that last, blending in, logging."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ Callback = Callable[[ControlFault], object]
 
 @dataclass(frozen=True)
 class Safety:
-    """What is done about faults beside the fault policy. Times are rounded up to decisions."""
+    """What a controller adds to its fault policy (``faults.fallback_action``). Times are rounded up to decisions."""
 
     hold_ms: float | None = None
     """How long the fault policy goes on while every decision is faulty; None is for ever."""

@@ -8,7 +8,7 @@ small bundle for each delay tells what a controller adds to its graphs. What a s
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,14 +47,13 @@ def runtimes(threads: int, priority: int | None) -> dict[str, Runtime]:
     return names
 
 
-def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime], delays: Sequence[int]) -> Costs:
+def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime]) -> Costs:
     """What the parts of a decision cost the agent of a run, from a large planner and from a small one.
 
     Args:
         run: the run folder.
         planner: the largest planner that is asked for.
         known: the runtimes.
-        delays: of the controllers that are asked for.
     """
     sizes = [_part_of(planner, 8), _part_of(planner, 1)]
     points = [_times(run, _exported(size), known) for size in sizes]
@@ -65,12 +64,29 @@ def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime], delay
         for part, setting in ((bundle.START, "policy_trajectories"), (bundle.REFINE, "samples")):
             sides = np.array([[steps, steps * getattr(size, setting)] for size in sizes], float)
             found[name][part] = nnls(sides, np.array([small_ms[part], large_ms[part]]))[0].tolist()
+    return found
+
+
+def overheads(
+    run: Path, planner: PlannerConfig, known: Mapping[str, Runtime], parts: Costs, delays: Iterable[int]
+) -> Costs:
+    """What a controller adds to its graphs, which is the same for all agents of a task.
+
+    Args:
+        run: the run folder of an agent.
+        planner: the largest planner that is asked for.
+        known: the runtimes.
+        parts: what the graphs cost this agent.
+        delays: of the controllers that are asked for.
+    """
+    small = _part_of(planner, 8)
+    found: Costs = {name: {} for name in known}
     for delay in delays:
         with tempfile.TemporaryDirectory() as folder:
-            export(run, Path(folder) / "small", _exported(sizes[0], delay))
+            export(run, Path(folder) / "small", _exported(small, delay))
             for name, runtime in known.items():
                 whole_ms = of_bundle(Path(folder) / "small", runtime, policy=False)
-                found[name][f"delay {delay}"] = [max(whole_ms - _graphs_ms(found[name], sizes[0]), 0.0)]
+                found[name][f"delay {delay}"] = [max(whole_ms - _graphs_ms(parts[name], small), 0.0)]
     return found
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_args
@@ -88,7 +89,7 @@ class Search:
             self.slower = tune_latency.slowdowns(args.latency_at, self.runtimes)
         computed = {name.split()[1] for name in self.slower}
         self.space = Space(self.subjects, tuple(each for each in get_args(Precision) if each in computed))
-        self.costs = {name: self._costs(name) for name in self.subjects}
+        self.costs = self._costs()
         self.returns = {
             (trial.user_attrs["candidate"], episode): value
             for trial in self.study.get_trials(deepcopy=False, states=[*ENDED, TrialState.RUNNING, TrialState.FAIL])
@@ -98,14 +99,29 @@ class Search:
         self.chosen = ""
         """The candidate whose bundle was kept."""
 
-    def _costs(self, name: str) -> tune_latency.Costs:
-        key, kept, subject = f"costs of {name}", self.study.user_attrs, self.subjects[name]
-        if key not in kept:
-            log.info("measuring what a decision of %s costs", name)
-            found = tune_latency.costs(subject.run, subject.planner, self.runtimes, subject.delays)
-            self.study.set_user_attr(key, found)
-            return found
-        return kept[key]
+    def _costs(self) -> dict[str, tune_latency.Costs]:
+        """Of every agent, measured once."""
+        parts = {
+            name: self._kept(
+                f"what a decision of {name} costs",
+                lambda subject=subject: tune_latency.costs(subject.run, subject.planner, self.runtimes),
+            )
+            for name, subject in self.subjects.items()
+        }
+        (name, first), *_ = self.subjects.items()
+        delays = sorted({delay for subject in self.subjects.values() for delay in subject.delays})
+        added = self._kept(
+            "what a controller adds",
+            lambda: tune_latency.overheads(first.run, first.planner, self.runtimes, parts[name], delays),
+        )
+        return {name: {each: {**part[each], **added[each]} for each in part} for name, part in parts.items()}
+
+    def _kept(self, what: str, measure: Callable[[], tune_latency.Costs]) -> tune_latency.Costs:
+        """A measurement, made once in a search."""
+        if what not in self.study.user_attrs:
+            log.info("measuring %s", what)
+            self.study.set_user_attr(what, measure())
+        return self.study.user_attrs[what]
 
     def limit_ms(self, candidate: Candidate) -> float:
         """What its decisions may take, on the board."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tdmpc import compiling
 from tdmpc.agent import Agent, NonFiniteError, restore_generator
-from tdmpc.planner import Plan, draw_noise, mppi, shift, within_reach
+from tdmpc.planner import Plan, draw_noise, limit_change, mppi, shift
 from tdmpc.world_model import WorldModel
 
 
@@ -66,7 +66,7 @@ class Actor:
 
     def commit(self, decided: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
         """Put what is decided behind what is pending, within reach of it, and take out what is due."""
-        decided = within_reach(decided.to(self.agent.device), self._before(), self.agent.config.planner.max_change)
+        decided = limit_change(decided.to(self.agent.device), self._before(), self.agent.config.planner.max_change)
         queue = torch.cat([self.pending, torch.zeros_like(decided)[None]])
         queue[self.delays, self._each] = decided
         self.applied, self.pending = queue[0], queue[1:]

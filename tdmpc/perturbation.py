@@ -1,4 +1,6 @@
-"""What a robot has and a simulator has not, after the real-world RL challenges (arXiv 2003.11881).
+"""Domain randomisation and imperfect sensors and actuators, after the real-world RL challenges (arXiv 2003.11881).
+
+The delay of actions is the actor's, not here: see ``tdmpc.actor``.
 
 An episode's perturbations are drawn from its seed alone, as many numbers for every strength and whatever the agent
 does: played again, it is the same one, and two agents or two strengths meet the same draws.

@@ -99,7 +99,7 @@ def propose(
     previous = None if before is None else before[:, None]
     for draws in noise:
         proposed = perturb(model.pi(latents[-1]), draws, config=config)
-        actions.append(previous := within_reach(proposed, previous, config.max_change))
+        actions.append(previous := limit_change(proposed, previous, config.max_change))
         latents.append(model.next(latents[-1], actions[-1]))
     sequences = torch.stack(actions)
     return Proposals(sequences, imagined_return(model, torch.stack(latents), sequences, discount=discount))
@@ -142,7 +142,7 @@ def mppi(
     """
     before = torch.zeros_like(mean[0]) if before is None else before
     proposals = propose(model, z, noise.policy, config=config, discount=discount, before=before)
-    mean = smooth(mean, before, config.max_change)
+    mean = limit_changes(mean, before, config.max_change)
     std = torch.full_like(mean, config.max_std)
     plan = None
     for draws in noise.samples:
@@ -202,7 +202,7 @@ def candidates(
 ) -> tuple[Float[Tensor, "H B M A"], Float[Tensor, "B M"]]:
     """What an iteration chooses from, and its return in the model: the samples, then the policy's plans."""
     samples = (mean[:, :, None] + std[:, :, None] * draws).clamp(-1, 1)
-    samples = smooth(samples, None if before is None else before[:, None], max_change)
+    samples = limit_changes(samples, None if before is None else before[:, None], max_change)
     values = torch.cat([evaluate(model, z, samples, discount=discount), proposals.values], dim=-1)
     return torch.cat([samples, proposals.actions], dim=2), values
 
@@ -217,7 +217,7 @@ def perturb(action: Float[Tensor, "*M A"], noise: Float[Tensor, "*M A"], *, conf
     return noisy.clamp(-1, 1).detach() + (noisy - noisy.detach())
 
 
-def smooth(
+def limit_changes(
     actions: Float[Tensor, "H *M A"], before: Float[Tensor, "*#M A"] | None, max_change: float | None
 ) -> Float[Tensor, "H *M A"]:
     """Action sequences none of which changes by more than ``max_change`` in a decision; as they are without one."""
@@ -225,11 +225,11 @@ def smooth(
         return actions
     limited = []
     for action in actions:
-        limited.append(before := within_reach(action, before, max_change))
+        limited.append(before := limit_change(action, before, max_change))
     return torch.stack(limited)
 
 
-def within_reach(
+def limit_change(
     action: Float[Tensor, "*M A"], before: Float[Tensor, "*#M A"] | None, max_change: float | None
 ) -> Float[Tensor, "*M A"]:
     """An action at most ``max_change`` from the one before it; as it is without a limit.

@@ -35,7 +35,7 @@ Controller::Controller(const Bundle& bundle, const Runtime& runtime, const Mode&
     : Controller(bundle, load_graphs(bundle, files(mode, safety), runtime), mode, safety) {}
 
 Controller::Controller(const Bundle& bundle, Graphs graphs, const Mode& mode, const Safety& safety, Clock clock)
-    : bundle_(bundle), graphs_(std::move(graphs)), watch_(bundle, safety), clock_(std::move(clock)), planning_(bundle_, graphs_, mode, clock_) {
+    : bundle_(bundle), graphs_(std::move(graphs)), watch_(bundle, safety), clock_(std::move(clock)), plan_runner_(bundle_, graphs_, mode, clock_) {
     if (mode.has_deadline())
         deadline_ = std::chrono::duration_cast<Moment::duration>(std::chrono::duration<double, std::milli>(mode.deadline_ms));
     for (size_t index = 0; index < bundle.low.size(); ++index) middle_.push_back((bundle.low[index] + bundle.high[index]) / 2);
@@ -43,7 +43,7 @@ Controller::Controller(const Bundle& bundle, Graphs graphs, const Mode& mode, co
 }
 
 void Controller::reset(unsigned long long seed) {
-    planning_.wait();  // it draws
+    plan_runner_.wait();  // it draws
     random_.seed(seed);
     normal_.reset();
     start();
@@ -61,7 +61,7 @@ void Controller::start() {
 }
 
 // What the fault policy does, where `held` would be held.
-Action Controller::instead(const Action& held) {
+Action Controller::fallback_action(const Action& held) {
     if (watch_.on_fault() == FaultPolicy::prior && !readings_.empty()) {
         Graph& policy = *graphs_.at("policy.onnx");
         for (const auto& name : bundle_.sensors) policy.input(name) = readings_.at(name);
@@ -86,7 +86,7 @@ const Action& Controller::act(const Arrays& readings, double age_ms, Moment rele
         plan(until);
     } catch (const ControlFault& fault) {
         found_.push_back(fault);
-        decided_[begins()] = instead(bundle_.delay ? committed().back() : action_);
+        decided_[begins()] = fallback_action(bundle_.delay ? committed().back() : action_);
     }
     const Action planned = due();
     const Action action = watch_.applied(planned, acted_ ? &action_ : nullptr, !found_.empty());
@@ -104,13 +104,13 @@ const Action& Controller::act(const Arrays& readings, double age_ms, Moment rele
 
 // Takes up what has been planned, and plans for the decision whose action follows those that are pending.
 void Controller::plan(Moment until) {
-    const bool free = planning_.is_free(until);
+    const bool free = plan_runner_.is_free(until);
     take_up();  // a plan that came late is a better warm start
     if (!free) return;
     const auto draw = [this](std::vector<float>& values) {
         for (auto& value : values) value = normal_(random_);
     };
-    planning_.plan(begins(), inputs(), draw, until);
+    plan_runner_.plan(begins(), inputs(), draw, until);
     take_up();
 }
 
@@ -137,7 +137,7 @@ Arrays Controller::inputs() const {
 
 // The newest plan, if there is one of this episode.
 void Controller::take_up() {
-    auto plan = planning_.finished();
+    auto plan = plan_runner_.finished();
     if (!plan || plan->decision - static_cast<long>(bundle_.delay) <= began_) return;
     if (finite(plan->action) && finite(plan->mean)) plans_.push_back(std::move(*plan));
     else if (plan->decision >= decision_)  // nobody waits for a late one any more
@@ -183,7 +183,7 @@ Action Controller::due() {
     Action action;
     if (!decided_for(decision_, action)) {
         found_.emplace_back("late", "", "the plan is late, and no earlier one reaches as far");
-        action = instead(action_);
+        action = fallback_action(action_);
     } else if (late) {
         watch_.note("late", "a plan is late, and the one before is followed");
     }
@@ -206,8 +206,8 @@ Golden Controller::replay(const std::vector<GoldenPlan>& plans) {
             const auto from = std::exchange(drawn, drawn + static_cast<std::ptrdiff_t>(values.size()));
             std::copy(from, drawn, values.begin());
         };
-        planning_.plan(decision_, inputs, draw, clock_() + std::chrono::hours(1));
-        const auto made = planning_.finished();
+        plan_runner_.plan(decision_, inputs, draw, clock_() + std::chrono::hours(1));
+        const auto made = plan_runner_.finished();
         double largest = 0;
         const auto &action = made->action, &golden = output(plan, "action", action.size());
         for (size_t index = 0; index < action.size(); ++index) {

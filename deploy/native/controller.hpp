@@ -8,7 +8,7 @@
 
 #include "bundle.hpp"
 #include "graph.hpp"
-#include "planning.hpp"
+#include "plan_runner.hpp"
 #include "safety.hpp"
 
 namespace tdmpc {
@@ -37,7 +37,7 @@ public:
     Golden replay(const std::vector<GoldenPlan>& plans);
 
     const Graph& graph() const { return *graphs_.begin()->second; }
-    bool planning() const { return !planning_.is_free({}); }  // whether a plan is being made
+    bool planning() const { return !plan_runner_.is_free({}); }  // whether a plan is being made
     long faults() const { return faults_; }
     double ratio() const { return watch_.ratio(); }  // part of the action that is the plan's; below 1 while it blends in
     long late_plans() const { return late_plans_; }  // decisions for which no new plan was ready
@@ -47,7 +47,7 @@ private:
     void plan(Moment until);
     void take_up();
     Action due();
-    Action instead(const Action& held);
+    Action fallback_action(const Action& held);
     bool decided_for(long decision, Action& action) const;
     std::vector<Action> committed() const;
     Arrays inputs() const;
@@ -68,7 +68,7 @@ private:
     Action middle_, action_;
     bool acted_ = false;
     long faults_ = 0, late_plans_ = 0;
-    Planning planning_;  // last, so that its thread ends before what it uses
+    PlanRunner plan_runner_;  // last, so that its thread ends before what it uses
 };
 
 }  // namespace tdmpc

@@ -1,1 +1,1 @@
-"""What to run as evidence: suites of runs as TOML files, and what they mean (``plan.py``)."""
+"""The evidence: suites of runs as TOML files, experiments of their own, and the tables and figures made from both."""

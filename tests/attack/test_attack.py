@@ -118,9 +118,9 @@ def test_a_flipped_bit_that_nobody_sees_is_found(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("way", ["no-deadline", "pipelined"])
 def test_a_bad_action_is_found(way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where faults give NaN, or an exception of another kind, that is a finding."""
-    monkeypatch.setattr(Controller, "_safe_action", lambda self, held: self.bundle.low * np.nan)
+    monkeypatch.setattr(Controller, "_fallback_action", lambda self, held: self.bundle.low * np.nan)
     assert any("not finite" in what for what in controller.batch("hold", way, ("planted",), tmp_path))
-    monkeypatch.setattr(Controller, "_safe_action", lambda self, held: self.bundle.high * 2)
+    monkeypatch.setattr(Controller, "_fallback_action", lambda self, held: self.bundle.high * 2)
     assert any("is beyond" in what for what in controller.batch("hold", way, ("planted",), tmp_path))
-    monkeypatch.setattr(Controller, "_safe_action", lambda self, held: {}["action"])
+    monkeypatch.setattr(Controller, "_fallback_action", lambda self, held: {}["action"])
     assert any("KeyError" in what for what in controller.batch("hold", way, ("planted",), tmp_path))

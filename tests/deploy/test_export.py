@@ -26,7 +26,7 @@ from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.export import _staged, export
 from tdmpc.deploy.graphs import TILE, in_tiles
 from tdmpc.deploy.original import ExportConfig, Source, load
-from tdmpc.deploy.planning import draw_noise
+from tdmpc.deploy.plan_runner import draw_noise
 from tdmpc.deploy.validation import matching_agent, validate
 from tdmpc.envs import NOMINAL, make_bare_env, make_env
 from tdmpc.macs import planning_macs
@@ -106,7 +106,7 @@ def test_a_pipeline_that_is_quick_enough_does_the_same(export_case: ExportCase, 
     waiting, ahead = (Controller.load(exported.folder, pipelined=each) for each in (False, True))
     for sensed, _ in walk(exported, 6):
         assert ahead.act(sensed).tolist() == waiting.act(sensed).tolist()
-        while not ahead._planning.is_free(0.0):
+        while not ahead._plan_runner.is_free(0.0):
             time.sleep(0.001)
     assert ahead.counters.late == waiting.counters.late == 0
     ahead.close()

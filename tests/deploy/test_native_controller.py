@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tdmpc import deploy
-from tdmpc.deploy import bundle, planning
+from tdmpc.deploy import bundle, plan_runner
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault
 from tdmpc.deploy.safety import Safety
 from tests.deploy.conftest import ITERATIONS, MANIFEST, PLAN, Scripted, planned
-from tests.deploy.test_planning import Inline
+from tests.deploy.test_plan_runner import Inline
 
 COMPILER = shutil.which("c++")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")]
@@ -47,7 +47,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = find_spec("nlohmann_json")
     headers = ["-isystem", str(Path(wheel.origin).parent / "include")] if wheel and wheel.origin else []
     files = [
-        *(sources / f"{name}.cpp" for name in ("bundle", "contract", "controller", "planning", "safety")),
+        *(sources / f"{name}.cpp" for name in ("bundle", "contract", "controller", "plan_runner", "safety")),
         Path(__file__).with_name("script.cpp"),
     ]
     as_one = "".join(f'#include "{file}"\n' for file in files)  # reads the JSON library once: a third of the time
@@ -87,7 +87,7 @@ class Robot:
     def __init__(self, plans: list[np.ndarray], mode: str) -> None:
         self.plans, self.turn, self.now = plans, 0, 0.0
         self.fails = self.slow = False
-        self.executor = Inline() if mode == "pipelined" else planning.thread(None)
+        self.executor = Inline() if mode == "pipelined" else plan_runner.thread(None)
         self.planner, self.refine = Scripted(lambda _: self._plan()), Scripted(lambda _: self._refine())
         self.start = Gated(lambda inputs: {"mean": inputs["previous_mean"], "std": 2 * np.ones_like(PLAN)})
         self.start.opened.set()
@@ -108,7 +108,7 @@ class Robot:
         self.start.opened.set()
         if isinstance(self.executor, Inline):
             self.executor.release()
-        assert controller._planning.is_free(self.now + 60)
+        assert controller._plan_runner.is_free(self.now + 60)
 
     def given(self) -> list[float]:
         """What the planner was given last, and whether an iteration was given the noise of the one before."""

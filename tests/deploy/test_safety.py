@@ -15,7 +15,7 @@ from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault, Fault
 from tdmpc.deploy.safety import LONGEST_S, Safety
 from tests.deploy.conftest import MANIFEST, Scripted, planned
-from tests.deploy.test_planning import Inline
+from tests.deploy.test_plan_runner import Inline
 
 GOOD = {"joint": [0.1, -0.2], "body": {"height": 1.5}}
 PLANNED, NOUGHT, PARKED = [2.0, 1.0], [0.0, 0.5], (1.0, 2.0)

@@ -36,7 +36,7 @@ def test_a_replay_of_a_real_bundle(delayed: Path, tmp_path: Path, capsys: pytest
     random = np.random.default_rng(0)
     for _ in range(12):
         controller.act({sensor.name: random.normal(size=sensor.shape) for sensor in sensors})
-        controller._planning.is_free(float("inf"))
+        controller._plan_runner.is_free(float("inf"))
     controller.close()
     table = tmp_path / "flight.npz"
     assert main(["replay", str(flight), f"--bundle={delayed}", f"--table={table}"]) == 0

@@ -22,10 +22,9 @@ from tdmpc.scripts.tune_candidates import Candidate, Subject, halves
 from tests.deploy.conftest import MANIFEST
 
 NAME = "onnxruntime float32"
-COSTS: tune_latency.Costs = {
-    NAME: {"policy": [0.1], START: [0.1, 0.0], REFINE: [0.0, 0.1], "delay 0": [0.0], "delay 2": [0.0]}
-}
+PARTS: tune_latency.Costs = {NAME: {"policy": [0.1], START: [0.1, 0.0], REFINE: [0.0, 0.1]}}
 """Of the toy's planner, 16 samples x 2 iterations with a horizon of 3: 9.9 ms."""
+ADDED: tune_latency.Costs = {NAME: {"delay 0": [0.0], "delay 2": [0.0]}}
 
 
 @dataclass
@@ -55,7 +54,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         return {"widths": {}}
 
     monkeypatch.setattr(tune_latency, "runtimes", lambda threads, priority: {NAME: Runtime(threads=threads)})
-    monkeypatch.setattr(tune_latency, "costs", lambda *_: COSTS)
+    monkeypatch.setattr(tune_latency, "costs", lambda *_: PARTS)
+    monkeypatch.setattr(tune_latency, "overheads", lambda *_: ADDED)
     monkeypatch.setattr(tune_latency, "of_bundle", lambda *_, policy: made.bundle_ms)
     monkeypatch.setattr(Subject, "play", lambda subject, candidate, *, seed: made.play(subject, candidate, seed=seed))
     monkeypatch.setattr(tune_search, "export", export)
@@ -79,7 +79,7 @@ def test_the_best_that_fits_is_exported(trained: Path, tmp_path: Path, world: Wo
     assert found["samples"] == fit["samples"].max() and found["p99_ms"] == world.bundle_ms
     assert (
         tune_latency.predicted(
-            COSTS[NAME],
+            {**PARTS[NAME], **ADDED[NAME]},
             PlannerConfig(
                 **{name: found[name] for name in ("samples", "iterations", "horizon", "policy_trajectories")}
             ),
@@ -181,25 +181,34 @@ def test_what_cannot_be_asked_is_refused(
 
 
 def test_costs_are_a_line_through_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of the large planner is predicted as it was measured, and that of one in between lies between; what a
-    whole bundle takes beyond its graphs is added, for each delay its own.
-    """
+    """The time of the large planner is predicted as it was measured, and that of one in between lies between."""
     planner = PlannerConfig(horizon=4, samples=64, policy_trajectories=16, iterations=3)
     times = iter(
         [{NAME: {bundle.POLICY: 0.1, START: 1.0, REFINE: 2.0}}, {NAME: {bundle.POLICY: 0.1, START: 3.0, REFINE: 9.0}}]
     )
-    whole, exported = iter([3.5, 2.5]), []
     monkeypatch.setattr(tune_latency, "_times", lambda *_: next(times))
+    parts = {**tune_latency.costs(Path(), planner, {NAME: Runtime()})[NAME], **ADDED[NAME]}
+    assert tune_latency.predicted(parts, planner, 0) == pytest.approx(3.0 + 3 * 9.0)
+    between = PlannerConfig(horizon=4, samples=36, policy_trajectories=9, iterations=1)
+    assert tune_latency.predicted(parts, between, 2) == pytest.approx(2.0 + 5.5)
+    assert tune_latency.predicted(parts, None, 0) == pytest.approx(0.1)
+
+
+def test_what_a_controller_adds_to_its_graphs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small bundle takes longer than its graphs, and every planner is predicted to take as much more; for each delay
+    its own, and never less than nothing.
+    """
+    planner = PlannerConfig(horizon=3, samples=64, policy_trajectories=16, iterations=3)
+    whole, exported = iter([3.5, 0.5]), []
     monkeypatch.setattr(
         tune_latency, "export", lambda run, out, config: exported.append((config.samples, config.delay))
     )
     monkeypatch.setattr(tune_latency, "of_bundle", lambda *_, policy: next(whole))
-    parts = tune_latency.costs(Path(), planner, {NAME: Runtime()}, (0, 2))[NAME]
+    added = tune_latency.overheads(Path(), planner, {NAME: Runtime()}, PARTS, (0, 2))
     assert exported == [(8, 0), (8, 2)]
-    assert tune_latency.predicted(parts, planner, 0) == pytest.approx(3.0 + 3 * 9.0 + 0.5)
-    between = PlannerConfig(horizon=4, samples=36, policy_trajectories=9, iterations=1)
-    assert tune_latency.predicted(parts, between, 2) == pytest.approx(2.0 + 5.5)
-    assert tune_latency.predicted(parts, None, 0) == pytest.approx(0.1)
+    assert added == {NAME: {"delay 0": [pytest.approx(3.5 - 0.3 - 2.4)], "delay 2": [0.0]}}
+    parts, small = {**PARTS[NAME], **added[NAME]}, PlannerConfig(horizon=3, samples=8, iterations=1)
+    assert tune_latency.predicted(parts, small, 0) == pytest.approx(3.5)
 
 
 def test_a_board_is_compared_by_its_own_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-#include "planning.hpp"
+#include "plan_runner.hpp"
 
 #include <algorithm>
 #include <stdexcept>
@@ -26,7 +26,7 @@ void check(const Bundle& bundle, const Mode& mode) {
 
 }  // namespace
 
-Planning::Planning(const Bundle& bundle, const Graphs& graphs, const Mode& mode, Clock clock)
+PlanRunner::PlanRunner(const Bundle& bundle, const Graphs& graphs, const Mode& mode, Clock clock)
     : bundle_(bundle),
       first_(*graphs.at(mode.has_deadline() ? "start.onnx" : "planner.onnx")),
       refine_(mode.has_deadline() ? graphs.at("refine.onnx").get() : nullptr),
@@ -39,12 +39,12 @@ Planning::Planning(const Bundle& bundle, const Graphs& graphs, const Mode& mode,
     if (refine_ || mode.pipelined) thread_ = std::make_unique<Thread>();
 }
 
-bool Planning::is_free(Moment until) const {
+bool PlanRunner::is_free(Moment until) const {
     return !running_.valid() || running_.wait_for(until - clock_()) != std::future_status::timeout;
 }
 
 // What the first graph is given is written here, and read by the thread.
-void Planning::plan(long decision, const Arrays& inputs, Draw draw, Moment until) {
+void PlanRunner::plan(long decision, const Arrays& inputs, Draw draw, Moment until) {
     for (const auto& [name, values] : inputs) first_.input(name) = values;
     latest_.reset();
     taken_ = abandoned_ = false;
@@ -57,7 +57,7 @@ void Planning::plan(long decision, const Arrays& inputs, Draw draw, Moment until
     abandoned_ = true;
 }
 
-std::optional<Plan> Planning::finished() {
+std::optional<Plan> PlanRunner::finished() {
     try {
         if (running_.valid() && is_free({})) running_.get();
     } catch (const std::exception& error) {  // whatever the runtime throws
@@ -69,17 +69,17 @@ std::optional<Plan> Planning::finished() {
     return latest_;
 }
 
-void Planning::wait() const {
+void PlanRunner::wait() const {
     if (running_.valid()) running_.wait();
 }
 
-void Planning::whole(long decision, const Draw& draw) {
+void PlanRunner::whole(long decision, const Draw& draw) {
     for (const auto& name : bundle_.noise) draw(first_.input(name));
     first_.run();
     keep(decision, first_);
 }
 
-void Planning::iterate(long decision, const Draw& draw, Moment until) {
+void PlanRunner::iterate(long decision, const Draw& draw, Moment until) {
     draw(first_.input("noise_policy"));
     first_.run();
     for (const auto& [name, values] : refine_->inputs())
@@ -97,7 +97,7 @@ void Planning::iterate(long decision, const Draw& draw, Moment until) {
     }
 }
 
-void Planning::keep(long decision, const Graph& graph) {
+void PlanRunner::keep(long decision, const Graph& graph) {
     Plan plan{decision, graph.output("action"), graph.output("new_mean"), graph.output("value").at(0)};
     const std::lock_guard<std::mutex> lock(mutex_);
     latest_ = std::move(plan);

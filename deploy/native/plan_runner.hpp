@@ -1,4 +1,4 @@
-// When plans are made: at once, until time is up, or ahead of the decision that they are for. As deploy/planning.py.
+// When plans are made: at once, until time is up, or ahead of the decision that they are for. As deploy/plan_runner.py.
 #pragma once
 
 #include <atomic>
@@ -35,10 +35,10 @@ struct Plan {
 };
 
 // Makes one plan after the other. A runtime cannot be interrupted: with a deadline or a pipeline a thread plans.
-class Planning {
+class PlanRunner {
 public:
     // Bundle and graphs must outlive it. Throws std::runtime_error where they cannot plan so.
-    Planning(const Bundle& bundle, const Graphs& graphs, const Mode& mode, Clock clock);
+    PlanRunner(const Bundle& bundle, const Graphs& graphs, const Mode& mode, Clock clock);
 
     // Whether nothing is being planned; may wait for that until then.
     bool is_free(Moment until) const;

@@ -17,7 +17,7 @@ from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.bundle import Bundle, BundleError
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault, Fault
-from tdmpc.deploy.planning import Anytime, thread
+from tdmpc.deploy.plan_runner import Anytime, thread
 from tests.deploy.conftest import HIGH, ITERATIONS, LOW, PLAN, Scripted, planned
 
 NEVER = 1e9

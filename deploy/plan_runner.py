@@ -40,7 +40,7 @@ class Made(NamedTuple):
         return self.mean[decision - self.decision :] if decision >= self.decision else self.mean[:0]
 
 
-class Planning(Protocol):
+class PlanRunner(Protocol):
     """Makes one plan after the other."""
 
     def is_free(self, until: float) -> bool:
@@ -189,7 +189,7 @@ def planned(
     pipelined: bool,
     executor: Callable[[], Executor],
     clock: Callable[[], float],
-) -> Planning:
+) -> PlanRunner:
     """The way to plan that a controller was asked for, with graphs by file name."""
     if deadline:
         return Anytime(graphs[bundle.START], graphs[bundle.REFINE], executor=executor(), clock=clock)
