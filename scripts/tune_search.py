@@ -5,7 +5,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -45,18 +44,13 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 Row = dict[str, Any]
 
 
-def database(args: "TuneArgs") -> Path:
-    """Where a search is kept."""
-    return args.out.with_name(f"{args.out.name}.sqlite3")
-
-
 def study_of(args: "TuneArgs", steps: dict[str, int]) -> optuna.Study:
     """The search so far, or a new one.
 
     Raises:
         ConfigError: the one that is kept there asks for something else.
     """
-    path = database(args)
+    path = args.out.with_name(f"{args.out.name}.sqlite3")
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("period_ms", "share", "slowdown", "episodes", "fresh_episodes", "seed", "threads")
     asked = {name: getattr(args, name) for name in names} | {"latency_at": str(args.latency_at), "agents": steps}
@@ -163,34 +157,40 @@ class Search:
         return self.returns[key]
 
     def _tell(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        before = study.get_trials(deepcopy=False, states=ENDED)[:-1]
-        if trial.params in [each.params for each in before]:
+        if trial.params in [each.params for each in self._ended()[:-1]]:
             return  # proposed once more, known already
         returns = list(trial.intermediate_values.values())
         worth = f"return {fmean(returns):.1f} over {len(returns)} episodes" if returns else "too slow, not played"
         told = (trial.number + 1, self.args.trials, trial.user_attrs["candidate"], trial.user_attrs["p99_ms"], worth)
         log.info("%d of %d: %s: %.2f ms, %s", *told)
 
+    def _ended(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=ENDED)
+
     # What it ends with ---------------------------------------------------------------------------------------------
 
     def finalists(self) -> list[FrozenTrial]:
-        """The best that fit, each once, the best first.
+        """The best that fit, the best first.
 
         Raises:
             ConfigError: none fits; the message names the nearest one and what would have to change.
         """
-        ended = self.study.get_trials(deepcopy=False, states=ENDED)
-        fit = [trial for trial in ended if trial.state is TrialState.COMPLETE and trial.constraints["p99"] <= 0]
+        fit = self._fitting()
         if not fit:
-            nearest = min(ended, key=lambda trial: trial.constraints["p99"])
+            nearest = min(self._ended(), key=lambda trial: trial.constraints["p99"])
             p99, times = nearest.user_attrs["p99_ms"], nearest.constraints["p99"] + 1
             raise ConfigError(
                 f"no candidate decides within {self.args.share * self.args.period_ms:g} ms; the nearest is "
                 f"{nearest.user_attrs['candidate']}, with {p99:.3g} ms. Give it --period-ms "
                 f"{1.05 * times * self.args.period_ms:.2g}, a board {times:.2g} times as quick, or a smaller agent"
             )
-        unique = {trial.user_attrs["candidate"]: trial for trial in sorted(fit, key=_worth)}
-        return sorted(unique.values(), key=_worth, reverse=True)[:FINALISTS]
+        return fit[:FINALISTS]
+
+    def _fitting(self) -> list[FrozenTrial]:
+        """All that fit and were played to the end, each once, the best first."""
+        ended = [trial for trial in self._ended() if trial.state is TrialState.COMPLETE]
+        fit = sorted((trial for trial in ended if trial.constraints["p99"] <= 0), key=_worth)
+        return sorted({trial.user_attrs["candidate"]: trial for trial in fit}.values(), key=_worth, reverse=True)
 
     def fresh(self, trial: FrozenTrial) -> list[float]:
         """Returns of a candidate in episodes that the search has not seen."""
@@ -217,9 +217,14 @@ class Search:
         good = [trial for trial in finalists if worth[trial.number] >= most - AS_GOOD * abs(most)]
         good.sort(key=lambda trial: trial.user_attrs["p99_ms"])
         others = sorted((trial for trial in finalists if trial not in good), key=lambda trial: -worth[trial.number])
-        for trial in [*good, *others]:
-            if self._export(trial, worth[trial.number], best):
-                return
+        rest = [trial for trial in self._fitting() if trial not in finalists]
+        slower = 1.0  # than predicted; where one bundle is, others are too
+        for trial in [*good, *others, *rest]:
+            predicted, name = trial.user_attrs["p99_ms"], trial.user_attrs["candidate"]
+            if slower * predicted <= self.limit_ms(Candidate(**trial.user_attrs["settings"])):
+                if self._export(trial, fmean(self.fresh(trial)), best):
+                    return
+                slower = max(slower, self.study.user_attrs[f"bundle {name}"] / predicted)
         raise ConfigError(
             "no bundle of the best candidates decides within its time, though their parts did: is the machine busy "
             "with something else? Give the same command again, or a smaller --share"
@@ -252,9 +257,7 @@ class Search:
             "return_mean": worth,
             "episodes": self.args.fresh_episodes,
             **best,
-            "candidates": len(
-                {each.user_attrs["candidate"] for each in self.study.get_trials(deepcopy=False, states=ENDED)}
-            ),
+            "candidates": len({each.user_attrs["candidate"] for each in self._ended()}),
             "processor": machine.processor(),
             "load_average": round(load, 2),
         }
@@ -266,7 +269,7 @@ class Search:
     def rows(self) -> list[Row]:
         """What was played, each candidate once."""
         found: dict[str, Row] = {}
-        for trial in self.study.get_trials(deepcopy=False, states=ENDED):
+        for trial in self._ended():
             told, returns = trial.user_attrs, list(trial.intermediate_values.values())
             if len(returns) <= found.get(told["candidate"], {"episodes": 0})["episodes"]:
                 continue  # not played, or not as far as before

@@ -1,7 +1,7 @@
 """What an environment calls the numbers of its observations and actions, and in which units they are.
 
 It may say so itself, by an attribute ``contract`` (docs/deployment.md). Otherwise its MuJoCo model tells, whoever built
-the environment: a number of an observation that is the same as a joint's position throughout random play is that position.
+the environment: a number of an observation that equals a joint's position throughout random play is that position.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

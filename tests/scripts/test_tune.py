@@ -33,6 +33,8 @@ class World:
 
     played: list[tuple[Candidate, int]] = field(default_factory=list)
     bundle_ms: float = 1.0
+    exported_ms: float = 0.0
+    """What the last export should take."""
     stops_after: int = 10**9
 
     def play(self, subject: Subject, candidate: Candidate, *, seed: int) -> float:
@@ -51,6 +53,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     def export(run: Path, out: Path, config: Any) -> dict[str, Any]:
         out.mkdir(parents=True)
+        budget = {name: getattr(config, name) for name in ("samples", "iterations", "horizon", "policy_trajectories")}
+        planner = None if config.samples is None else PlannerConfig(**budget)
+        made.exported_ms = tune_latency.predicted({**PARTS[NAME], **ADDED[NAME]}, planner, config.delay)
         return {"widths": {}}
 
     monkeypatch.setattr(tune_latency, "runtimes", lambda threads, priority: {NAME: Runtime(threads=threads)})
@@ -157,6 +162,21 @@ def test_a_bundle_that_is_too_slow_is_not_kept(
     world.bundle_ms = 6.0
     said = fails("tune", str(trained), f"--out={tmp_path / 'late'}", "--period-ms=10", "--trials=20")
     assert "no bundle of the best candidates decides within its time" in said and not (tmp_path / "late").exists()
+
+
+def test_where_bundles_are_slower_than_predicted_a_smaller_one_is_found(
+    trained: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, toy: None
+) -> None:
+    """A bundle that takes four times its prediction costs no result: what would fit even so comes next."""
+    measured: list[float] = []
+
+    def slow(*_: Any, policy: bool) -> float:
+        measured.append(4 * world.exported_ms)
+        return measured[-1]
+
+    monkeypatch.setattr(tune_latency, "of_bundle", slow)
+    assert tune(trained, tmp_path / "small", "--trials=24") == 0
+    assert chosen(tmp_path / "small")["p99_ms"] == measured[-1] <= 5 < measured[0] and len(measured) == 2
 
 
 def test_what_cannot_be_asked_is_refused(
