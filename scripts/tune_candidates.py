@@ -1,12 +1,13 @@
 """What a search chooses between: the agents of runs, each with any planner up to its own; and what they return."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from optuna import Trial
+from optuna.trial import BaseTrial, FixedTrial
 
 from tdmpc.agent import Agent
 from tdmpc.config import PlannerConfig, Precision
@@ -102,7 +103,7 @@ class Space:
     subjects: Mapping[str, Subject]
     precisions: tuple[Precision, ...]
 
-    def suggest(self, trial: Trial) -> Candidate:
+    def suggest(self, trial: BaseTrial) -> Candidate:
         """A candidate."""
         planners = [subject.planner for subject in self.subjects.values()]
         agent = trial.suggest_categorical("agent", list(self.subjects))
@@ -126,14 +127,41 @@ class Space:
         chosen["elites"] = min(chosen["elites"], chosen["samples"] + chosen["policy_trajectories"])
         return Candidate(agent, "planner", precision, delay, **chosen)
 
-    def starts(self) -> list[dict[str, Any]]:
-        """What is tried first: of every agent the policy alone, two small planners, and its own."""
-        return [
+    def starts(self, load: Callable[[Candidate], float]) -> list[dict[str, Any]]:
+        """What is tried first: of every agent the policy alone, two small planners, its own, and the largest that fit.
+
+        Args:
+            load: part of its time that a candidate takes.
+        """
+        usual = [
             {"agent": name, "precision": self.precisions[0], **choice}
             for parts in (None, 8, 4, 1)
             for name, subject in self.subjects.items()
             for choice in [{"samples": POLICY_ALONE} if parts is None else _part(subject.planner, parts)]
         ]
+        return [*usual, *(choice for choice in self._largest(load) if choice not in usual)]
+
+    def _largest(self, load: Callable[[Candidate], float]) -> list[dict[str, Any]]:
+        """For every agent, precision, delay and horizon, the planner that uses most of its time and still fits."""
+        found: dict[Any, tuple[float, dict[str, Any]]] = {}
+        for name, subject in self.subjects.items():
+            planner = subject.planner
+            for precision, delay, samples, iterations, horizon, trajectories in product(
+                self.precisions,
+                ("own", "longer"),
+                halves([planner.samples]),
+                range(1, planner.iterations + 1),
+                range(1, planner.horizon + 1),
+                halves([planner.policy_trajectories], 2),
+            ):
+                choice = {"agent": name, "precision": precision, "delay": delay, "samples": samples}
+                choice |= {"iterations": iterations, "horizon": horizon, "policy_trajectories": trajectories}
+                choice |= {"elites": max(planner.elites * samples // planner.samples, 1)}
+                part = load(self.suggest(FixedTrial(choice)))
+                key = name, precision, delay, horizon
+                if part <= 1 and part > found.get(key, (0.0, choice))[0]:
+                    found[key] = part, choice
+        return [choice for _, choice in found.values()]
 
 
 def _part(planner: PlannerConfig, parts: int) -> dict[str, Any]:

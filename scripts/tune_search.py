@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -40,6 +41,8 @@ AS_GOOD = 0.01
 TUNING = "tuning"
 """The part of a manifest that says how the controller was chosen."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+VALUE = attrgetter("value")  # the return of a candidate that was not stopped
 
 Row = dict[str, Any]
 
@@ -84,6 +87,7 @@ class Search:
         computed = {name.split()[1] for name in self.slower}
         self.space = Space(self.subjects, tuple(each for each in get_args(Precision) if each in computed))
         self.costs = self._costs()
+        self.starts = self.space.starts(lambda candidate: self._p99(candidate)[0] / self.limit_ms(candidate))
         self.returns = {
             (trial.user_attrs["candidate"], episode): value
             for trial in self.study.get_trials(deepcopy=False, states=[*ENDED, TrialState.RUNNING, TrialState.FAIL])
@@ -121,6 +125,9 @@ class Search:
         """What its decisions may take, on the board."""
         return self.args.share * self.args.period_ms * max(candidate.delay, 1)
 
+    def _p99(self, candidate: Candidate) -> tuple[float, str]:
+        return quickest(candidate, self.subjects[candidate.agent], self.costs[candidate.agent], self.slower)
+
     def run(self) -> None:
         """Try candidates until there are enough, or the time is over."""
         trials = self.study.get_trials(deepcopy=False)
@@ -129,19 +136,19 @@ class Search:
         for trial in lost:
             if trial.state is TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        for choice in [trial.params for trial in lost if trial.params not in done] if trials else self.space.starts():
+        for choice in [trial.params for trial in lost if trial.params not in done] if trials else self.starts:
             self.study.enqueue_trial(choice)
         if (left := self.args.trials - len(done)) > 0:
             self.study.optimize(self._try, left, timeout=60 * self.args.minutes, callbacks=[self._tell])
 
     def _try(self, trial: optuna.Trial) -> float:
         candidate = self.space.suggest(trial)
-        p99, runtime = quickest(candidate, self.subjects[candidate.agent], self.costs[candidate.agent], self.slower)
+        p99, runtime = self._p99(candidate)
         facts = {"candidate": str(candidate), "settings": to_json(candidate), "p99_ms": p99, "runtime": runtime}
         for name, value in facts.items():
             trial.set_user_attr(name, value)
         trial.set_constraint("p99", p99 / self.limit_ms(candidate) - 1)
-        if p99 > self.limit_ms(candidate) and trial.params not in self.space.starts():
+        if p99 > self.limit_ms(candidate) and trial.params not in self.starts:
             raise optuna.TrialPruned
         for episode in range(self.args.episodes):
             trial.report(self._played(candidate, episode), episode)
@@ -189,8 +196,8 @@ class Search:
     def _fitting(self) -> list[FrozenTrial]:
         """All that fit and were played to the end, each once, the best first."""
         ended = [trial for trial in self._ended() if trial.state is TrialState.COMPLETE]
-        fit = sorted((trial for trial in ended if trial.constraints["p99"] <= 0), key=_worth)
-        return sorted({trial.user_attrs["candidate"]: trial for trial in fit}.values(), key=_worth, reverse=True)
+        fit = sorted((trial for trial in ended if trial.constraints["p99"] <= 0), key=VALUE)
+        return sorted({trial.user_attrs["candidate"]: trial for trial in fit}.values(), key=VALUE, reverse=True)
 
     def fresh(self, trial: FrozenTrial) -> list[float]:
         """Returns of a candidate in episodes that the search has not seen."""
@@ -209,17 +216,17 @@ class Search:
             ConfigError: none fits.
         """
         finalists = self.finalists()
-        top = max(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=_worth)
+        top = max(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=VALUE)
         log.info("comparing the best %d on %d fresh episodes", len(finalists), self.args.fresh_episodes)
         worth = {each.number: fmean(self.fresh(each)) for each in [*finalists, top]}
         best = {"best": top.user_attrs["candidate"], "best_return_mean": worth[top.number]}
-        most = max(worth[trial.number] for trial in finalists)
-        good = [trial for trial in finalists if worth[trial.number] >= most - AS_GOOD * abs(most)]
-        good.sort(key=lambda trial: trial.user_attrs["p99_ms"])
-        others = sorted((trial for trial in finalists if trial not in good), key=lambda trial: -worth[trial.number])
-        rest = [trial for trial in self._fitting() if trial not in finalists]
+        least = max(worth[trial.number] for trial in finalists)
+        least -= AS_GOOD * abs(least)
+        good = sorted(
+            (each for each in finalists if worth[each.number] >= least), key=lambda each: each.user_attrs["p99_ms"]
+        )
         slower = 1.0  # than predicted; where one bundle is, others are too
-        for trial in [*good, *others, *rest]:
+        for trial in [*good, *(each for each in self._fitting() if each not in good)]:
             predicted, name = trial.user_attrs["p99_ms"], trial.user_attrs["candidate"]
             if slower * predicted <= self.limit_ms(Candidate(**trial.user_attrs["settings"])):
                 if self._export(trial, fmean(self.fresh(trial)), best):
@@ -291,9 +298,3 @@ class Search:
                 "fresh_return_mean": fmean(fresh) if fresh else None,
             }
         return list(found.values())
-
-
-def _worth(trial: FrozenTrial) -> float:
-    """The return of a candidate that was not stopped."""
-    assert trial.value is not None
-    return trial.value

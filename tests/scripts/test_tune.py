@@ -103,6 +103,17 @@ def test_a_slower_board_gets_a_smaller_planner(trained: Path, tmp_path: Path, wo
     assert chosen(tmp_path / "slow")["policy"] == "prior" and chosen(tmp_path / "slow")["p99_ms"] == 0.45
 
 
+def test_the_largest_planners_that_fit_are_tried_first(trained: Path, tmp_path: Path, world: World, toy: None) -> None:
+    """On a slow board most proposals are too slow, so the search begins with the most that fits at each horizon."""
+    world.bundle_ms = 0.1
+    assert tune(trained, tmp_path / "slow", "--slowdown=7", "--trials=14", "--period-ms=30") == 0
+    table = pd.read_csv(tmp_path / "slow.csv")
+    fit = table[table["fits"] & (table["policy"] == "planner") & (table["delay"] == 0)]
+    # 15 ms on the board: 7 times 0.1 ms for a step of the horizon, and as much for a sample in an iteration.
+    most = (fit["samples"] * fit["iterations"]).groupby(fit["horizon"]).max()
+    assert most.to_dict() == {1: 16, 2: 8, 3: 4}
+
+
 def test_candidates_are_raced_on_the_same_episodes(trained: Path, tmp_path: Path, world: World, toy: None) -> None:
     """Every candidate meets the same seeds in the same order, hopeless ones fewer of them; none meets one twice."""
     assert tune(trained, tmp_path / "raced", "--episodes=8", "--fresh-episodes=5") == 0
