@@ -98,8 +98,8 @@ class PlannerConfig:
     policy_noise_clip: NonNegative = 0.3
     """Largest noise on the policy's actions, in half ranges of the actuator."""
     max_change: Positive | None = None
-    """Largest change of an action from one decision to the next, in half ranges of the actuator; no limit when not
-    given. An episode begins from the middle of the range."""
+    """Rate limit: largest change of an action from one decision to the next, in half ranges of the actuator; no limit
+    when not given. An episode begins from the middle of the range."""
 
     def horizon_at(self, step: int) -> int:
         """The planning horizon at an agent step, in decisions."""

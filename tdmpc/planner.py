@@ -232,7 +232,7 @@ def limit_changes(
 def limit_change(
     action: Float[Tensor, "*M A"], before: Float[Tensor, "*#M A"] | None, max_change: float | None
 ) -> Float[Tensor, "*M A"]:
-    """An action at most ``max_change`` from the one before it; as it is without a limit.
+    """An action at most ``max_change`` (the rate limit) from the one before it; as it is without a limit.
 
     Raises:
         ConfigError: there is a limit, and whoever asks does not say what came before.
