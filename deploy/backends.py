@@ -1,7 +1,9 @@
 """What runs a graph: ONNX Runtime, or OpenVINO. Both are imported only when they are asked for."""
 
+import ctypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -73,7 +75,8 @@ def load(path: Path, runtime: Runtime) -> Graph:
         BundleError: the cores do not exist, or what else is asked of the system is not to be had.
     """
     realtime.settle(cores=runtime.affinity, priority=runtime.priority, awake=runtime.awake)
-    return BACKENDS[runtime.backend](path, runtime)
+    with _same_signal_stack():
+        return BACKENDS[runtime.backend](path, runtime)
 
 
 class OnnxRuntimeGraph:
@@ -129,6 +132,23 @@ class OpenVinoGraph:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         results = self._request.infer(dict(inputs))  # copied: a reading may be read-only
         return {name: results[number] for number, name in enumerate(self.outputs)}
+
+
+@contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Leave this thread's stack for signal handlers as it was.
+
+    OpenVINO installs one of its own and frees it with the graph, in whichever thread that happens. Python's handlers
+    would then run on freed memory: Ctrl-C would end in a segmentation fault.
+    """
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(24)  # stack_t: address, flags, size
+    known = hasattr(libc, "sigaltstack") and libc.sigaltstack(None, before) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaltstack(before, None)
 
 
 BACKENDS: dict[BackendName, Callable[[Path, Runtime], Graph]] = {
