@@ -4,10 +4,8 @@ import re
 import runpy
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -56,8 +54,6 @@ def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_the_arm_is_another_one_in_each_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed decides an episode of the arm; friction, masses, start and mark of another seed are other ones."""
-    monkeypatch.delitem(sys.modules, "arm", raising=False)  # a copy whose files are gone since
-    monkeypatch.delitem(gymnasium.registry, "Arm-v0", raising=False)
     monkeypatch.syspath_prepend(EXAMPLES)
     arm = __import__("arm").Arm()
     seen = []
