@@ -16,9 +16,7 @@ from tdmpc.evaluation import evaluate
 from tdmpc.macs import planning_macs
 from tdmpc.runs import config as config_of
 from tdmpc.runs import load_agent, load_agents
-from tdmpc.scripts.tune_latency import Costs, predicted
-
-BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
+from tdmpc.scripts.tune_latency import BUDGET, Costs, predicted
 
 POLICY_ALONE = 0
 """The number of samples that stands for no planner: one candidate of an agent, so not half of all that is tried."""
@@ -145,18 +143,17 @@ class Space:
         """For every agent, precision, delay and horizon, the planner that uses most of its time and still fits."""
         found: dict[Any, tuple[float, dict[str, Any]]] = {}
         for name, subject in self.subjects.items():
-            planner = subject.planner
-            for precision, delay, samples, iterations, horizon, trajectories in product(
+            for precision, delay, horizon, iterations, trajectories, halvings in product(
                 self.precisions,
                 ("own", "longer"),
-                halves([planner.samples]),
-                range(1, planner.iterations + 1),
-                range(1, planner.horizon + 1),
-                halves([planner.policy_trajectories], 2),
+                range(1, subject.planner.horizon + 1),
+                range(1, subject.planner.iterations + 1),
+                halves([subject.planner.policy_trajectories], 2),
+                range(len(halves([subject.planner.samples]))),
             ):
-                choice = {"agent": name, "precision": precision, "delay": delay, "samples": samples}
-                choice |= {"iterations": iterations, "horizon": horizon, "policy_trajectories": trajectories}
-                choice |= {"elites": max(planner.elites * samples // planner.samples, 1)}
+                choice = {"agent": name, "precision": precision, "delay": delay, "horizon": horizon}
+                choice |= {"iterations": iterations, "policy_trajectories": trajectories}
+                choice |= _halved(subject.planner, halvings)
                 part = load(self.suggest(FixedTrial(choice)))
                 key = name, precision, delay, horizon
                 if part <= 1 and part > found.get(key, (0.0, choice))[0]:
@@ -169,12 +166,16 @@ def _part(planner: PlannerConfig, parts: int) -> dict[str, Any]:
     halvings = parts.bit_length() - 1
     return {
         "delay": "own",
-        "samples": halves([planner.samples])[: halvings + 1][-1],
+        **_halved(planner, halvings),
         "iterations": max(planner.iterations // max(halvings, 1), 1),
         "horizon": planner.horizon,
         "policy_trajectories": planner.policy_trajectories,
-        "elites": halves([planner.elites])[: halvings + 1][-1],
     }
+
+
+def _halved(planner: PlannerConfig, halvings: int) -> dict[str, int]:
+    """Samples and elites, halved so often, as far as they can be."""
+    return {name: halves([getattr(planner, name)])[: halvings + 1][-1] for name in ("samples", "elites")}
 
 
 def halves(most: Any, steps: int = 5) -> list[int]:

@@ -28,6 +28,9 @@ from tdmpc.deploy.timing import Timed, single_stream, timed_controller
 CALLS, SECONDS = 300, 0.5
 """Of each graph, at least."""
 
+BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
+"""What a candidate may set of its planner."""
+
 Costs = dict[str, dict[str, list[float]]]
 """By runtime and part of a decision: milliseconds for each step of the horizon, and for each step and trajectory.
 
@@ -97,8 +100,7 @@ def _part_of(planner: PlannerConfig, parts: int) -> PlannerConfig:
 
 
 def _exported(planner: PlannerConfig, delay: int | None = None) -> ExportConfig:
-    budget = ("horizon", "samples", "iterations", "elites", "policy_trajectories")
-    return ExportConfig(**{name: getattr(planner, name) for name in budget}, delay=delay)
+    return ExportConfig(**{name: getattr(planner, name) for name in BUDGET}, delay=delay)
 
 
 def predicted(parts: Mapping[str, list[float]], planner: PlannerConfig | None, delay: int) -> float:

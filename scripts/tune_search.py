@@ -41,7 +41,6 @@ AS_GOOD = 0.01
 TUNING = "tuning"
 """The part of a manifest that says how the controller was chosen."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-
 VALUE = attrgetter("value")  # the return of a candidate that was not stopped
 
 Row = dict[str, Any]
@@ -164,7 +163,7 @@ class Search:
         return self.returns[key]
 
     def _tell(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.params in [each.params for each in self._ended()[:-1]]:
+        if [each.user_attrs["candidate"] for each in self._ended()].count(trial.user_attrs["candidate"]) > 1:
             return  # proposed once more, known already
         returns = list(trial.intermediate_values.values())
         worth = f"return {fmean(returns):.1f} over {len(returns)} episodes" if returns else "too slow, not played"
@@ -228,10 +227,11 @@ class Search:
         slower = 1.0  # than predicted; where one bundle is, others are too
         for trial in [*good, *(each for each in self._fitting() if each not in good)]:
             predicted, name = trial.user_attrs["p99_ms"], trial.user_attrs["candidate"]
-            if slower * predicted <= self.limit_ms(Candidate(**trial.user_attrs["settings"])):
-                if self._export(trial, fmean(self.fresh(trial)), best):
-                    return
-                slower = max(slower, self.study.user_attrs[f"bundle {name}"] / predicted)
+            if slower * predicted > self.limit_ms(Candidate(**trial.user_attrs["settings"])):
+                continue
+            if self._export(trial, fmean(self.fresh(trial)), best):
+                return
+            slower = max(slower, self.study.user_attrs[f"bundle {name}"] / predicted)
         raise ConfigError(
             "no bundle of the best candidates decides within its time, though their parts did: is the machine busy "
             "with something else? Give the same command again, or a smaller --share"
