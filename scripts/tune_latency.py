@@ -1,8 +1,9 @@
-"""How long a decision takes with other settings of the planner: measured at two sizes of it, and a line between them.
+"""How long a decision takes with other settings of the planner: measured at three sizes, and a plane through them.
 
 An export takes seconds, and a search tries dozens of planners. A plan is a start (the policy's trajectories) and then
-iterations (the samples), and both are loops over the horizon, so two exports for each agent tell what each costs. A
-small bundle for each delay tells what a controller adds to its graphs. What a search ends with is measured on its own.
+iterations (the samples). Each of these calls has a cost of its own and is a loop over the horizon, so three exports for
+each agent tell what a call, a step and a trajectory cost. The smallest bundle for each delay tells what a controller
+adds to its graphs. What a search ends with is measured on its own bundle.
 """
 
 import dataclasses
@@ -30,9 +31,11 @@ CALLS, SECONDS = 300, 0.5
 
 BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
 """What a candidate may set of its planner."""
+PARTS = {bundle.START: "policy_trajectories", bundle.REFINE: "samples"}
+"""The graphs of a plan, and which trajectories they imagine."""
 
 Costs = dict[str, dict[str, list[float]]]
-"""By runtime and part of a decision: milliseconds for each step of the horizon, and for each step and trajectory.
+"""By runtime and part of a decision: milliseconds for a call, for each step, for each step of each trajectory.
 
 ``policy`` is the policy alone, ``delay 2`` what a controller adds to its graphs where the delay is two decisions.
 """
@@ -51,22 +54,21 @@ def runtimes(threads: int, priority: int | None) -> dict[str, Runtime]:
 
 
 def costs(run: Path, planner: PlannerConfig, known: Mapping[str, Runtime]) -> Costs:
-    """What the parts of a decision cost the agent of a run, from a large planner and from a small one.
+    """What the parts of a decision cost the agent of a run, from a large planner and from two small ones.
 
     Args:
         run: the run folder.
         planner: the largest planner that is asked for.
         known: the runtimes.
     """
-    sizes = [_part_of(planner, 8), _part_of(planner, 1)]
+    sizes = [_smallest(planner), _part_of(planner, 8), _part_of(planner, 1)]
     points = [_times(run, _exported(size), known) for size in sizes]
     found: Costs = {}
     for name in known:
-        (small_ms, large_ms), steps = (point[name] for point in points), planner.horizon
-        found[name] = {"policy": [small_ms[bundle.POLICY]]}
-        for part, setting in ((bundle.START, "policy_trajectories"), (bundle.REFINE, "samples")):
-            sides = np.array([[steps, steps * getattr(size, setting)] for size in sizes], float)
-            found[name][part] = nnls(sides, np.array([small_ms[part], large_ms[part]]))[0].tolist()
+        found[name] = {"policy": [points[0][name][bundle.POLICY]]}
+        for part, setting in PARTS.items():
+            sides = np.array([_counts(size, setting) for size in sizes], float)
+            found[name][part] = nnls(sides, np.array([point[name][part] for point in points]))[0].tolist()
     return found
 
 
@@ -82,7 +84,7 @@ def overheads(
         parts: what the graphs cost this agent.
         delays: of the controllers that are asked for.
     """
-    small = _part_of(planner, 8)
+    small = _smallest(planner)
     found: Costs = {name: {} for name in known}
     for delay in delays:
         with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +93,10 @@ def overheads(
                 whole_ms = of_bundle(Path(folder) / "small", runtime, policy=False)
                 found[name][f"delay {delay}"] = [max(whole_ms - _graphs_ms(parts[name], small), 0.0)]
     return found
+
+
+def _smallest(planner: PlannerConfig) -> PlannerConfig:
+    return dataclasses.replace(_part_of(planner, 8), horizon=1)
 
 
 def _part_of(planner: PlannerConfig, parts: int) -> PlannerConfig:
@@ -109,10 +115,13 @@ def predicted(parts: Mapping[str, list[float]], planner: PlannerConfig | None, d
 
 
 def _graphs_ms(parts: Mapping[str, list[float]], planner: PlannerConfig) -> float:
-    steps = planner.horizon
-    start = np.dot(parts[bundle.START], [steps, steps * planner.policy_trajectories])
-    refine = np.dot(parts[bundle.REFINE], [steps, steps * planner.samples])
-    return float(start + planner.iterations * refine)
+    start, refine = (float(np.dot(parts[part], _counts(planner, setting))) for part, setting in PARTS.items())
+    return start + planner.iterations * refine
+
+
+def _counts(planner: PlannerConfig, setting: str) -> tuple[int, int, int]:
+    """Of calls, of steps, of steps of all trajectories."""
+    return 1, planner.horizon, planner.horizon * getattr(planner, setting)
 
 
 def p99_ms(subjects: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from tdmpc.config import PlannerConfig
 from tdmpc.deploy import bundle
 from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.bundle import REFINE, START, BundleError
+from tdmpc.deploy.original import ExportConfig
 from tdmpc.scripts import tune_latency, tune_search
 from tdmpc.scripts.main import main
 from tdmpc.scripts.report.frontier import frontier
@@ -22,7 +23,7 @@ from tdmpc.scripts.tune_candidates import Candidate, Subject, halves
 from tests.deploy.conftest import MANIFEST
 
 NAME = "onnxruntime float32"
-PARTS: tune_latency.Costs = {NAME: {"policy": [0.1], START: [0.1, 0.0], REFINE: [0.0, 0.1]}}
+PARTS: tune_latency.Costs = {NAME: {"policy": [0.1], START: [0.0, 0.1, 0.0], REFINE: [0.0, 0.0, 0.1]}}
 """Of the toy's planner, 16 samples x 2 iterations with a horizon of 3: 9.9 ms."""
 ADDED: tune_latency.Costs = {NAME: {"delay 0": [0.0], "delay 2": [0.0]}}
 
@@ -211,17 +212,23 @@ def test_what_cannot_be_asked_is_refused(
     assert "is a search with other slowdown" in fails("tune", str(trained), *common, "--slowdown=2")
 
 
-def test_costs_are_a_line_through_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of the large planner is predicted as it was measured, and that of one in between lies between."""
+def test_costs_of_calls_steps_and_trajectories_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a graph's time is one for the call, one for each step and one for each trajectory's step, planners of every
+    size are predicted as they are.
+    """
+
+    def times(_: Path, size: ExportConfig, known: Any) -> dict[str, dict[str, float]]:
+        assert size.horizon and size.samples and size.policy_trajectories
+        start = 0.3 + size.horizon * (0.1 + 0.01 * size.policy_trajectories)
+        return {NAME: {bundle.POLICY: 0.1, START: start, REFINE: 0.2 + size.horizon * (0.05 + 0.02 * size.samples)}}
+
+    monkeypatch.setattr(tune_latency, "_times", times)
     planner = PlannerConfig(horizon=4, samples=64, policy_trajectories=16, iterations=3)
-    times = iter(
-        [{NAME: {bundle.POLICY: 0.1, START: 1.0, REFINE: 2.0}}, {NAME: {bundle.POLICY: 0.1, START: 3.0, REFINE: 9.0}}]
-    )
-    monkeypatch.setattr(tune_latency, "_times", lambda *_: next(times))
     parts = {**tune_latency.costs(Path(), planner, {NAME: Runtime()})[NAME], **ADDED[NAME]}
-    assert tune_latency.predicted(parts, planner, 0) == pytest.approx(3.0 + 3 * 9.0)
-    between = PlannerConfig(horizon=4, samples=36, policy_trajectories=9, iterations=1)
-    assert tune_latency.predicted(parts, between, 2) == pytest.approx(2.0 + 5.5)
+    for horizon, samples, trajectories, iterations in ((4, 64, 16, 3), (1, 8, 2, 1), (1, 64, 2, 2), (3, 20, 9, 1)):
+        size = PlannerConfig(horizon=horizon, samples=samples, policy_trajectories=trajectories, iterations=iterations)
+        start, refine = 0.3 + horizon * (0.1 + 0.01 * trajectories), 0.2 + horizon * (0.05 + 0.02 * samples)
+        assert tune_latency.predicted(parts, size, 0) == pytest.approx(start + iterations * refine)
     assert tune_latency.predicted(parts, None, 0) == pytest.approx(0.1)
 
 
@@ -232,13 +239,13 @@ def test_what_a_controller_adds_to_its_graphs_counts(monkeypatch: pytest.MonkeyP
     planner = PlannerConfig(horizon=3, samples=64, policy_trajectories=16, iterations=3)
     whole, exported = iter([3.5, 0.5]), []
     monkeypatch.setattr(
-        tune_latency, "export", lambda run, out, config: exported.append((config.samples, config.delay))
+        tune_latency, "export", lambda run, out, config: exported.append((config.horizon, config.samples, config.delay))
     )
     monkeypatch.setattr(tune_latency, "of_bundle", lambda *_, policy: next(whole))
     added = tune_latency.overheads(Path(), planner, {NAME: Runtime()}, PARTS, (0, 2))
-    assert exported == [(8, 0), (8, 2)]
-    assert added == {NAME: {"delay 0": [pytest.approx(3.5 - 0.3 - 2.4)], "delay 2": [0.0]}}
-    parts, small = {**PARTS[NAME], **added[NAME]}, PlannerConfig(horizon=3, samples=8, iterations=1)
+    assert exported == [(1, 8, 0), (1, 8, 2)]
+    assert added == {NAME: {"delay 0": [pytest.approx(3.5 - 0.1 - 0.8)], "delay 2": [0.0]}}
+    parts, small = {**PARTS[NAME], **added[NAME]}, PlannerConfig(horizon=1, samples=8, iterations=1)
     assert tune_latency.predicted(parts, small, 0) == pytest.approx(3.5)
 
 
