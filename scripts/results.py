@@ -1,20 +1,24 @@
 """``tdmpc results``: keep what suites found in results/, and show it in the pages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from tdmpc.scripts.collect import collect
-from tdmpc.scripts.csv_tables import write_table
+from tdmpc.scripts.collect import RUNS, collect
+from tdmpc.scripts.csv_tables import read_table, write_table
 from tdmpc.scripts.errors import ResultsError
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Make small CSV tables from the runs of a suite. They replace the earlier tables of this suite."""
+    """Make small CSV tables from the runs of a suite.
+
+    They replace the earlier tables of this suite, but for the rows of runs that were finished elsewhere only.
+    """
 
     suite: Annotated[Positional[Path], tyro.conf.arg(metavar="SUITE")]
     """Folder of the suite: runs/suites/NAME."""
@@ -48,10 +52,26 @@ def _collect(args: Collect) -> int:
     tables = collect(args.suite, revision=args.revision)
     out = args.out or Path("results") / args.suite.resolve().name
     out.mkdir(parents=True, exist_ok=True)
+    runs = [(_name(row), row["status"]) for row in tables[RUNS]]
+    before = {_name(row) for row in _read(out / RUNS) if row["status"] == "finished"}
+    elsewhere = {name for name, status in runs if status != "finished" and name in before}
+    order = [name for name, _ in runs]
     for name, rows in tables.items():
-        write_table(out / name, rows)
+        kept = [row for row in _read(out / name) if _name(row) in elsewhere]
+        new = [row for row in rows if _name(row) not in elsewhere]
+        write_table(out / name, sorted([*new, *kept], key=lambda row: order.index(_name(row))))
         print(out / name)
     return 0
+
+
+def _name(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of the run that a row tells of."""
+    return row["task"], row["method"], str(row["seed"])
+
+
+def _read(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of an earlier table, if there is one."""
+    return read_table(path, "task", "method", "seed").to_dict("records") if path.exists() else []
 
 
 def _render(args: Render) -> int:

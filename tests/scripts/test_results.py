@@ -141,6 +141,17 @@ def test_a_run_s_own_revision_comes_first(suite: Path) -> None:
     assert sorted({row["revision"] for row in rows}) == ["abc", "its own"]
 
 
+def test_a_run_that_was_finished_elsewhere_keeps_its_rows(suite: Path, collected: Path) -> None:
+    """A suite may be made on several machines: what one of them finished stays, in the order of the suite."""
+    (suite / "toy" / "l2-0").rename(suite / "toy" / "l2-2")
+    curves = len(read_table(collected / "curves.csv"))
+    for _ in range(2):  # a second time adds nothing
+        assert main(["results", "collect", str(suite), "--out", str(collected), "--revision", "def"]) == 0
+    told = [(row["seed"], row["status"], row["revision"]) for row in read_table(collected / "runs.csv")]
+    assert told == [("0", "finished", "abc"), ("1", "failed", "def"), ("2", "finished", "def")]
+    assert [row["seed"] for row in read_table(collected / "curves.csv")] == ["0"] * curves + ["2"] * curves
+
+
 def test_curves_are_collected(collected: Path) -> None:
     """Every training episode of a finished run is there."""
     assert [row["return"] for row in read_table(collected / "curves.csv")] == ["1.00", "2.00", "3.00", "6.00"]
