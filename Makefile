@@ -8,6 +8,9 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
+# Tests start hundreds of processes: without its cache of compiled modules, Python would compile thousands in each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint attack mutation results docs setup clean FORCE
 .DEFAULT_GOAL := setup
 

@@ -80,6 +80,11 @@ class Times:
         """Of all calls, in their order."""
         return 1000 * np.concatenate(self.wall_s)
 
+    @property
+    def cpu_share(self) -> float:
+        """CPU time in a unit of wall time; below ``OWN_SHARE``, something else computed on the same core."""
+        return self.cpu_s / self.busy_s
+
 
 @dataclass
 class Timed:
@@ -167,7 +172,6 @@ def row(facts: Mapping[str, Any], times: Times, *, period_ms: float | None, mach
     """
     every = times.every_ms
     medians = [1000 * float(np.median(wall)) for wall in times.wall_s if wall]
-    share = times.cpu_s / times.busy_s
     return {
         **facts,
         "mode": "single" if period_ms is None else "periodic",
@@ -177,13 +181,13 @@ def row(facts: Mapping[str, Any], times: Times, *, period_ms: float | None, mach
         "repeat_p50_ms": medians,
         "spread": (max(medians) - min(medians)) / float(np.median(medians)),
         "cpu_ms_mean": 1000 * times.cpu_s / len(every),
-        "cpu_share": share,
+        "cpu_share": times.cpu_share,
         "preemptions": times.preemptions,
         "late_plans": times.late_plans,
         **({} if period_ms is None else _periods(times, period_ms)),
         "macs_per_s": 1000 * facts["macs"] / float(np.median(every)),
         **machine,
-        "contended": share < OWN_SHARE or machine["load_before"] > machine["cores"] - facts["threads"],
+        "contended": times.cpu_share < OWN_SHARE or machine["load_before"] > machine["cores"] - facts["threads"],
     }
 
 

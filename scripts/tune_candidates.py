@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optuna.trial import BaseTrial, FixedTrial
+from scipy.stats import wilcoxon
 
 from tdmpc.agent import Agent
 from tdmpc.config import PlannerConfig, Precision
@@ -18,6 +19,9 @@ from tdmpc.runs import config as config_of
 from tdmpc.runs import load_agent, load_agents
 from tdmpc.scripts.tune_latency import BUDGET, Costs, predicted
 
+DOUBT = 0.15
+"""A candidate is stopped when its episodes would be as bad, beside those of the best that is no slower, with less than
+this chance if it were as good (Wilcoxon's signed ranks): when three of three are worse, or most of more."""
 POLICY_ALONE = 0
 """The number of samples that stands for no planner: one candidate of an agent, so not half of all that is tried."""
 
@@ -195,3 +199,9 @@ def quickest(candidate: Candidate, subject: Subject, costs: Costs, slower: Mappi
     planner = dataclasses.replace(subject.planner, **candidate.budget) if candidate.budget else None
     fit = [name for name in slower if name.endswith(candidate.precision)]
     return min((slower[name] * predicted(costs[name], planner, candidate.delay), name) for name in fit)
+
+
+def worse(returns: Sequence[float], best: Mapping[int, float]) -> bool:
+    """Whether another candidate's episodes of the same numbers return more, beyond chance."""
+    more = [best[episode] - own for episode, own in enumerate(returns)]
+    return any(more) and wilcoxon(more, zero_method="zsplit", alternative="greater").pvalue < DOUBT

@@ -8,6 +8,7 @@ is measured on its own bundle.
 """
 
 import dataclasses
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -25,10 +26,15 @@ from tdmpc.deploy.backends import Graph, Runtime
 from tdmpc.deploy.bundle import BundleError
 from tdmpc.deploy.export import export
 from tdmpc.deploy.original import ExportConfig, load
-from tdmpc.deploy.timing import Timed, single_stream, timed_controller
+from tdmpc.deploy.timing import OWN_SHARE, Timed, Times, single_stream, timed_controller
+
+log = logging.getLogger("tdmpc")
 
 CALLS, SECONDS = 1000, 0.5
 """Of each graph, at least: below a millisecond, a 99th percentile of fewer calls is one hiccup or another."""
+
+ATTEMPTS = 3
+"""Times are taken once more where other programs took the processor away."""
 
 BUDGET = ("samples", "iterations", "horizon", "policy_trajectories", "elites")
 """What a candidate may set of its planner."""
@@ -131,7 +137,14 @@ def _calls_ms(subjects: Mapping[str, Callable[[], object]]) -> dict[str, Mapping
     What was loaded for them may have raised this thread's priority; it ends here.
     """
     timed = {name: Timed({}, lambda _, call=call: call()) for name, call in subjects.items()}
-    single_stream(list(timed.values()), calls=CALLS, seconds=SECONDS)
+    for _ in range(ATTEMPTS):
+        for each in timed.values():
+            each.times = Times()
+        single_stream(list(timed.values()), calls=CALLS, seconds=SECONDS)
+        if min(each.times.cpu_share for each in timed.values()) >= OWN_SHARE:
+            break
+    else:
+        log.warning("other programs computed meanwhile, so these times may be too long: let the machine be idle")
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     found = {name: percentiles.summary(each.times.every_ms) for name, each in timed.items()}

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from operator import attrgetter
 from statistics import fmean
@@ -15,11 +14,10 @@ from tdmpc.deploy import bundle
 from tdmpc.deploy.export import export
 from tdmpc.evaluation import EVALUATION_STREAM
 from tdmpc.scripts import tune_latency
-from tdmpc.scripts.tune_candidates import Candidate, Space, quickest, subjects_of
+from tdmpc.scripts.tune_candidates import Candidate, Space, quickest, subjects_of, worse
 
 try:
     import optuna
-    from optuna.exceptions import ExperimentalWarning
     from optuna.trial import FrozenTrial, TrialState
 except ImportError as error:
     raise ImportError("tuning needs Optuna: pip install 'tdmpc[train,export,tune]'") from error
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tdmpc")
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it tells, we tell in fewer words
 
-DOUBT = 0.15
-"""A candidate is stopped when its episodes would be as bad, beside the best one's, with less than this chance if it
-were as good (Wilcoxon's signed ranks): when three of three are worse, or most of more."""
 FRESH = 1_000_000
 """Added to the seed of the episodes on which the last few are compared: the search has not seen these."""
 FINALISTS = 3
@@ -56,11 +51,8 @@ def study_of(args: "TuneArgs", steps: dict[str, int]) -> optuna.Study:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("period_ms", "share", "slowdown", "episodes", "fresh_episodes", "seed", "threads")
     asked = {name: getattr(args, name) for name in names} | {"latency_at": str(args.latency_at), "agents": steps}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of this pruner; its version is bounded
-        pruner = optuna.pruners.WilcoxonPruner(p_threshold=DOUBT)
     study = optuna.create_study(
-        storage=f"sqlite:///{path}", study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
+        storage=f"sqlite:///{path}", study_name="tune", direction="maximize", load_if_exists=True
     )
     study.sampler = optuna.samplers.TPESampler(seed=args.seed + len(study.trials))
     known = study.user_attrs.get("asked", asked)
@@ -151,9 +143,16 @@ class Search:
             raise optuna.TrialPruned
         for episode in range(self.args.episodes):
             trial.report(self._played(candidate, episode), episode)
-            if trial.should_prune():
+            if self._beaten(candidate, p99, episode + 1):
                 raise optuna.TrialPruned
         return fmean(self._played(candidate, episode) for episode in range(self.args.episodes))
+
+    def _beaten(self, candidate: Candidate, p99: float, episodes: int) -> bool:
+        """Whether the best of those that are no slower returned more in these episodes, beyond chance."""
+        complete = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        rivals = [trial for trial in complete if trial.user_attrs["p99_ms"] <= p99]
+        own = [self._played(candidate, episode) for episode in range(episodes)]
+        return bool(rivals) and worse(own, max(rivals, key=VALUE).intermediate_values)
 
     def _played(self, candidate: Candidate, episode: int) -> float:
         key = str(candidate), episode

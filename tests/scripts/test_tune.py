@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tdmpc.deploy import bundle
 from tdmpc.deploy.backends import Runtime
 from tdmpc.deploy.bundle import REFINE, START, BundleError
 from tdmpc.deploy.original import ExportConfig
+from tdmpc.deploy.timing import Timed, Times
 from tdmpc.scripts import tune_latency, tune_search
 from tdmpc.scripts.main import main
 from tdmpc.scripts.report.frontier import frontier
@@ -127,6 +128,15 @@ def test_candidates_are_raced_on_the_same_episodes(trained: Path, tmp_path: Path
     table = pd.read_csv(tmp_path / "raced.csv")
     episodes = dict(zip(table["candidate"], table["episodes"], strict=True))
     assert episodes == {str(candidate): len(each[:8]) for candidate, each in seeds.items()}
+
+
+def test_only_what_a_quicker_one_beats_is_stopped(trained: Path, tmp_path: Path, world: World, toy: None) -> None:
+    """A candidate that returns less than a slower one is played to the end: it may be what a slower board gets."""
+    assert tune(trained, tmp_path / "raced", "--trials=40") == 0
+    table = pd.read_csv(tmp_path / "raced.csv")
+    worth = table["samples"] - 20 * table["delay"]
+    beaten = [((table["p99_ms"] <= p99) & (worth > own)).any() for p99, own in zip(table["p99_ms"], worth, strict=True)]
+    assert table["stopped"].any() and not (table["stopped"] & ~pd.Series(beaten)).any()
 
 
 def test_a_candidate_is_told_once(
@@ -247,6 +257,21 @@ def test_what_a_controller_adds_to_its_graphs_counts(monkeypatch: pytest.MonkeyP
     assert added == {NAME: {"delay 0": [pytest.approx(3.5 - 0.1 - 0.8)], "delay 2": [0.0]}}
     parts, small = {**PARTS[NAME], **added[NAME]}, PlannerConfig(horizon=1, samples=8, iterations=1)
     assert tune_latency.predicted(parts, small, 0) == pytest.approx(3.5)
+
+
+def test_a_disturbed_time_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another program took the core away, a time is taken again; where that does not end, the last one counts."""
+    for shares, expected in (((0.5, 1.0, 1.0), 2.0), ((0.5, 0.6, 0.7), 3.0)):
+        rounds = iter(enumerate(shares, start=1))
+
+        def timed(subjects: Sequence[Timed], rounds: Any = rounds, **_: Any) -> None:
+            number, share = next(rounds)
+            for subject in subjects:
+                subject.times = Times(wall_s=[[number / 1000] * 1000], cpu_s=share, busy_s=1.0)
+
+        monkeypatch.setattr(tune_latency, "single_stream", timed)
+        monkeypatch.setattr(tune_latency, "timed_controller", lambda *_: Timed({}, lambda _: None))
+        assert tune_latency.of_bundle(Path(), Runtime(), policy=False) == expected
 
 
 def test_a_board_is_compared_by_its_own_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
