@@ -75,7 +75,7 @@ class Trainer:
         self.episodes = Episodes(config.num_envs)
         self.tally = Tally()
         self.wall_s = 0.0
-        self.cpu_before = 0.0
+        self.cpu_before = -_cpu_s()
         self.stop_requested = False
 
     @property
@@ -86,7 +86,7 @@ class Trainer:
     @property
     def cpu_s(self) -> float:
         """Processor time of this run in seconds, that of its earlier processes and of compilers included."""
-        return self.cpu_before + sum(os.times()[:4])
+        return self.cpu_before + _cpu_s()
 
     # The loop --------------------------------------------------------------------------------------------------
 
@@ -280,3 +280,8 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _cpu_s() -> float:
+    """Of this process and of those that it has waited for; a process may train several runs."""
+    return sum(os.times()[:4])

@@ -204,6 +204,17 @@ def test_a_checkpoint_writes_what_is_new(tmp_path: Path) -> None:
     assert all(len(list((tmp_path / name).iterdir())) <= 6 + 3 for name in pages.FOLDERS)
 
 
+def test_processor_time_is_that_of_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process computed before a run began or went on is not its own; what the run itself spent before is."""
+    spent = iter(range(100, 10_000))
+    monkeypatch.setattr(os, "times", lambda: (next(spent), 0.0, 0.0, 0.0, 0.0))
+    (tmp_path / "run").mkdir()
+    trainer = open_run(tiny("Pendulum-v1"), tmp_path / "run")
+    assert trainer.cpu_s == 1
+    trainer.save()
+    assert 2 < open_run(tiny("Pendulum-v1"), tmp_path / "run").cpu_s < 10
+
+
 def test_a_longer_run_goes_on(tmp_path: Path) -> None:
     """A finished run that is made longer ends like one that was meant to be so long."""
     config = tiny("Pendulum-v1", env_steps=37)
