@@ -174,13 +174,14 @@ class Search:
 
     # What it ends with ---------------------------------------------------------------------------------------------
 
-    def finalists(self) -> list[FrozenTrial]:
-        """The best that fit, the best first.
+    def fitting(self) -> list[FrozenTrial]:
+        """All that fit and were played to the end, each once, the best first.
 
         Raises:
             ConfigError: none fits; the message names the nearest one and what would have to change.
         """
-        fit = self._fitting()
+        ended = [trial for trial in self._ended() if trial.state is TrialState.COMPLETE]
+        fit = sorted((trial for trial in ended if trial.constraints["p99"] <= 0), key=VALUE)
         if not fit:
             nearest = min(self._ended(), key=lambda trial: trial.constraints["p99"])
             p99, times = nearest.user_attrs["p99_ms"], nearest.constraints["p99"] + 1
@@ -189,12 +190,6 @@ class Search:
                 f"{nearest.user_attrs['candidate']}, with {p99:.3g} ms. Give it --period-ms "
                 f"{1.05 * times * self.args.period_ms:.2g}, a board {times:.2g} times as quick, or a smaller agent"
             )
-        return fit[:FINALISTS]
-
-    def _fitting(self) -> list[FrozenTrial]:
-        """All that fit and were played to the end, each once, the best first."""
-        ended = [trial for trial in self._ended() if trial.state is TrialState.COMPLETE]
-        fit = sorted((trial for trial in ended if trial.constraints["p99"] <= 0), key=VALUE)
         return sorted({trial.user_attrs["candidate"]: trial for trial in fit}.values(), key=VALUE, reverse=True)
 
     def fresh(self, trial: FrozenTrial) -> list[float]:
@@ -208,33 +203,33 @@ class Search:
         return found
 
     def export(self) -> None:
-        """Compare the finalists on fresh episodes; of those that are as good, export the quickest whose bundle fits.
+        """Compare the best on fresh episodes; of those that are as good, export the quickest if its bundle fits.
 
         Raises:
             ConfigError: none fits.
         """
-        finalists = self.finalists()
         top = max(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=VALUE)
-        log.info("comparing the best %d on %d fresh episodes", len(finalists), self.args.fresh_episodes)
-        worth = {each.number: fmean(self.fresh(each)) for each in [*finalists, top]}
-        best = {"best": top.user_attrs["candidate"], "best_return_mean": worth[top.number]}
-        least = max(worth[trial.number] for trial in finalists)
-        least -= AS_GOOD * abs(least)
-        good = sorted(
-            (each for each in finalists if worth[each.number] >= least), key=lambda each: each.user_attrs["p99_ms"]
-        )
-        slower = 1.0  # than predicted; where one bundle is, others are too
-        for trial in [*good, *(each for each in self._fitting() if each not in good)]:
-            predicted, name = trial.user_attrs["p99_ms"], trial.user_attrs["candidate"]
-            if slower * predicted > self.limit_ms(Candidate(**trial.user_attrs["settings"])):
-                continue
-            if self._export(trial, fmean(self.fresh(trial)), best):
+        left, slower = self.fitting(), 1.0  # than predicted; where one bundle is, others are too
+        while finalists := [each for each in left if slower * each.user_attrs["p99_ms"] <= self._limit(each)]:
+            finalists = finalists[:FINALISTS]
+            log.info("comparing the best %d on %d fresh episodes", len(finalists), self.args.fresh_episodes)
+            worth = {each.number: fmean(self.fresh(each)) for each in [*finalists, top]}
+            least = max(worth[each.number] for each in finalists)
+            good = [each for each in finalists if worth[each.number] >= least - AS_GOOD * abs(least)]
+            chosen = min(good, key=lambda trial: trial.user_attrs["p99_ms"])
+            best = {"best": top.user_attrs["candidate"], "best_return_mean": worth[top.number]}
+            if self._export(chosen, worth[chosen.number], best):
                 return
-            slower = max(slower, self.study.user_attrs[f"bundle {name}"] / predicted)
+            left.remove(chosen)
+            bundle_ms = self.study.user_attrs[f"bundle {chosen.user_attrs['candidate']}"]
+            slower = max(slower, bundle_ms / chosen.user_attrs["p99_ms"])
         raise ConfigError(
             "no bundle of the best candidates decides within its time, though their parts did: is the machine busy "
             "with something else? Give the same command again, or a smaller --share"
         )
+
+    def _limit(self, trial: FrozenTrial) -> float:
+        return self.limit_ms(Candidate(**trial.user_attrs["settings"]))
 
     def _export(self, trial: FrozenTrial, worth: float, best: Row) -> bool:
         """Export a candidate, with what was found of it in the manifest; whether its bundle is quick enough to stay."""
