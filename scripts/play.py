@@ -267,6 +267,6 @@ def _fan(agent: Agent, actor: Actor, observation: np.ndarray) -> np.ndarray:
     latents = actor.ahead(model, torch.from_numpy(observation)[None].to(agent.device)).expand(PLANS, -1)
     returns = [torch.zeros(PLANS, device=agent.device)]
     for decided in actions:
-        returns.append(returns[-1] + model.reward(latents, decided).reshape(-1))
+        returns.append(returns[-1] + model.reward(latents, decided))
         latents = model.next(latents, decided)
     return torch.stack(returns, 1).float().cpu().numpy()

@@ -62,11 +62,10 @@ def model_loss(model: WorldModel, batch: Batch, goal: Targets, *, config: LossCo
     rho = temporal_weights(batch, config=config)
     rewards = batch.rewards / model.reward_scale
     q = model.q(before, batch.actions)
-    squared = model.head.loss(q, goal.values.expand(q.shape[:-1]))
     elementwise = {
         "consistency": (after.float() - goal.latents).square().sum(-1) / width,
-        "reward": model.head.loss(model.reward(before, batch.actions), rewards),
-        "value": squared.sum(0),
+        "reward": (model.reward(before, batch.actions) - rewards).square(),
+        "value": (q - goal.values).square().sum(0),
     }
     if model.can_terminate:
         logits = model.terminates(after)
@@ -75,7 +74,7 @@ def model_loss(model: WorldModel, batch: Batch, goal: Targets, *, config: LossCo
         )
     parts = {name: (rho * loss).sum(0) for name, loss in elementwise.items()}
     weighted = sum(getattr(config, name) * part.clamp(max=LOSS_CAP) for name, part in parts.items())
-    errors = (model.head.read(q) - goal.values).abs().sum(0)
+    errors = (q - goal.values).abs().sum(0)
     return ModelLoss(
         total=(batch.weights * weighted).mean() / config.horizon,
         parts={name: part.detach().mean() for name, part in parts.items()},

@@ -74,7 +74,7 @@ def imagined_return(
 
     Rewards (and terminations) of all steps are computed in one pass: larger products use the cores better.
     """
-    rewards = model.head.read(model.reward(latents[:-1], actions))
+    rewards = model.reward(latents[:-1], actions)
     steps = torch.arange(len(latents), device=actions.device)
     weights = (discount**steps)[:, None, None].expand(-1, *rewards.shape[1:])
     if model.can_terminate:

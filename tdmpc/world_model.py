@@ -5,8 +5,6 @@ is 1 where scaling is off. The scale is a power of two, so growing it changes no
 by a single bit (``grow_reward_scale``).
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,24 +17,6 @@ OBSERVATION_CLIP = 10.0
 """Standardised observations are clipped here: a sensor far outside its past must not dominate."""
 
 
-@dataclass(frozen=True)
-class Regression:
-    """What a scalar output (reward, value) stands for: itself, fitted by squared error.
-
-    A two-hot output (TD-MPC2, arXiv 2310.16828) would be a second class with the same three members.
-    """
-
-    outputs: int = 1
-
-    def read(self, output: Float[Tensor, "*M Y"]) -> Float[Tensor, "*M"]:
-        """The scalar that a network output stands for."""
-        return output.squeeze(-1).float()
-
-    def loss(self, output: Float[Tensor, "*M Y"], target: Float[Tensor, "*M"]) -> Float[Tensor, "*M"]:
-        """How far the output is from the target, element by element."""
-        return (self.read(output) - target).square()
-
-
 class WorldModel(nn.Module):
     """All learned functions of an agent, as named components over one latent space."""
 
@@ -47,14 +27,13 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.config = config
-        self.head = Regression()
         joint = config.latent + spec.action_dim
         components: dict[str, nn.Module] = {
             "encoder": mlp(spec.observation_dim, config.encoder, config.latent),
             "dynamics": mlp(joint, config.dynamics, config.latent),
-            "reward": mlp(joint, config.reward, self.head.outputs, scalar=True),
+            "reward": mlp(joint, config.reward, 1, scalar=True),
             "policy": mlp(config.latent, config.policy, spec.action_dim),
-            "value": Ensemble(config.value_heads, joint, config.value, self.head.outputs),
+            "value": Ensemble(config.value_heads, joint, config.value, 1),
         }
         if spec.terminates:
             components["termination"] = mlp(config.latent, config.termination, 1, scalar=True)
@@ -84,21 +63,21 @@ class WorldModel(nn.Module):
         """Latent one decision later."""
         return self.components["dynamics"](_join(z, action))
 
-    def reward(self, z: Float[Tensor, "*M Z"], action: Float[Tensor, "*M A"]) -> Float[Tensor, "*M Y"]:
-        """Reward of the transition, in model units, as the head's output (``head.read`` for the scalar)."""
-        return self.components["reward"](_join(z, action))
+    def reward(self, z: Float[Tensor, "*M Z"], action: Float[Tensor, "*M A"]) -> Float[Tensor, "*M"]:
+        """Reward of the transition, in model units."""
+        return self.components["reward"](_join(z, action)).squeeze(-1).float()
 
     def terminates(self, z: Float[Tensor, "*M Z"]) -> Float[Tensor, "*M"]:
         """Logit of the episode having ended on arrival in this latent."""
         return self.components["termination"](z).squeeze(-1).float()
 
-    def q(self, z: Float[Tensor, "*M Z"], action: Float[Tensor, "*M A"]) -> Float[Tensor, "E *M Y"]:
+    def q(self, z: Float[Tensor, "*M Z"], action: Float[Tensor, "*M A"]) -> Float[Tensor, "E *M"]:
         """Return from here on, in model units, by each member of the ensemble."""
-        return self.components["value"](_join(z, action))
+        return self.components["value"](_join(z, action)).squeeze(-1).float()
 
     def value(self, z: Float[Tensor, "*M Z"], action: Float[Tensor, "*M A"]) -> Float[Tensor, "*M"]:
         """Least return over the ensemble, in model units."""
-        return self.head.read(self.q(z, action)).amin(0)
+        return self.q(z, action).amin(0)
 
     def pi(self, z: Float[Tensor, "*M Z"]) -> Float[Tensor, "*M A"]:
         """Mean action of the policy prior, in [-1, 1]."""

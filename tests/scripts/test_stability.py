@@ -72,8 +72,8 @@ def test_prediction_errors_are_those_of_a_loop(trained: Path) -> None:
                 end = model.next(middle, second)
                 latent.append(((end - z[t + 2, lane]).norm() / spread).item())
                 rewards = (
-                    model.head.read(model.reward(z[t, lane], first)),
-                    model.head.read(model.reward(middle, second)),
+                    model.reward(z[t, lane], first),
+                    model.reward(middle, second),
                 )
                 ends = (model.value(each, model.pi(each)) for each in (end, z[t + 2, lane]))
                 ahead, real = (scale * discount**2 * each for each in ends)

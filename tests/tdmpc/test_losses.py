@@ -47,7 +47,7 @@ def noisy_action(model: WorldModel, z: Tensor, noise: Tensor) -> Tensor:
 
 
 def q_values(model: WorldModel, z: Tensor, action: Tensor) -> list[Tensor]:
-    return [q[0] for q in model.q(z, action)]
+    return list(model.q(z, action))
 
 
 # ------------------------------------------------------------------------------------------------------ by hand
@@ -83,7 +83,7 @@ def test_model_loss_by_hand(models: tuple[WorldModel, WorldModel], make_batch: M
         own, priority = dict.fromkeys(parts, torch.zeros(())), torch.zeros(())
         for step in range(2):
             action, over = batch.actions[step, window], bool(batch.terminated[step, window])
-            reward, heads = online.reward(z, action)[0], q_values(online, z, action)
+            reward, heads = online.reward(z, action), q_values(online, z, action)
             z = online.next(z, action)
             chance = torch.sigmoid(online.terminates(z))
             if batch.mask[step, window] == 0:

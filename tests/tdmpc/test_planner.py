@@ -19,7 +19,7 @@ from tdmpc.macs import planning_macs
 from tdmpc.planner import PlanNoise, draw_noise, imagine, mppi, perturb, propose, refit, shift
 from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
-from tdmpc.world_model import Regression, WorldModel
+from tdmpc.world_model import WorldModel
 
 MakeModel = Callable[..., WorldModel]
 MakeSpec = Callable[..., EnvSpec]
@@ -42,7 +42,6 @@ class LinearQuadratic(WorldModel):
 
     def __init__(self, *, terminal: np.ndarray = P, gain: np.ndarray = 0 * K) -> None:
         nn.Module.__init__(self)
-        self.head = Regression()
         self.A, self.B, self.Q, self.R, self.P, self.K = (
             torch.tensor(matrix, dtype=torch.float32) for matrix in (A, B, Q, R, terminal, gain)
         )
@@ -51,7 +50,7 @@ class LinearQuadratic(WorldModel):
         return z @ self.A.T + action @ self.B.T
 
     def reward(self, z: Tensor, action: Tensor) -> Tensor:
-        return -((z @ self.Q * z).sum(-1) + (action @ self.R * action).sum(-1))[..., None]
+        return -((z @ self.Q * z).sum(-1) + (action @ self.R * action).sum(-1))
 
     def value(self, z: Tensor, action: Tensor) -> Tensor:
         return -(z @ self.P * z).sum(-1)
@@ -67,14 +66,13 @@ class Scripted(WorldModel):
 
     def __init__(self, *, rewards: list[float], logits: list[float], value: float) -> None:
         nn.Module.__init__(self)
-        self.head = Regression()
         self.rewards, self.logits, self.final = torch.tensor(rewards), torch.tensor(logits), value
 
     def next(self, z: Tensor, action: Tensor) -> Tensor:
         return z + 1
 
     def reward(self, z: Tensor, action: Tensor) -> Tensor:
-        return self.rewards[z.long()] * action
+        return (self.rewards[z.long()] * action).squeeze(-1)
 
     def terminates(self, z: Tensor) -> Tensor:
         return self.logits[z.long().squeeze(-1) - 1]
@@ -349,7 +347,7 @@ def test_imagine_by_hand(make_model: MakeModel, terminates: bool) -> None:
             latent, total, chance = z[lane], 0.0, 1.0
             for step in range(3):
                 action = actions[step, lane, sample]
-                total += chance * 0.9**step * model.head.read(model.reward(latent, action)).item()
+                total += chance * 0.9**step * model.reward(latent, action).item()
                 latent = model.next(latent, action)
                 if terminates:
                     chance *= 1 - torch.sigmoid(model.terminates(latent)).item()
@@ -383,7 +381,7 @@ def test_plans_avoid_a_termination() -> None:
             return z + action
 
         def reward(self, z: Tensor, action: Tensor) -> Tensor:
-            return action
+            return action.squeeze(-1)
 
         def terminates(self, z: Tensor) -> Tensor:
             return 1000 * (z.squeeze(-1) - 0.01)
