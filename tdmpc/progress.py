@@ -1,6 +1,8 @@
 """What a training loop sums up between two rows of metrics."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,9 +23,14 @@ class Tally:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
 
-    def timer(self, name: str) -> "Stopwatch":
-        """Adds the time inside a ``with`` block to a part of the loop."""
-        return Stopwatch(self.seconds, name)
+    @contextmanager
+    def timer(self, name: str) -> Iterator[None]:
+        """Add the time inside a ``with`` block to a part of the loop."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def summary(self) -> dict[str, float]:
         """Means over the updates, milliseconds for each decision or update, decisions a second."""
@@ -35,16 +42,3 @@ class Tally:
         }
         total = sum(self.seconds.values())
         return {**means, **times, "decisions_per_s": self.decisions / total if total else 0.0}
-
-
-class Stopwatch:
-    """Adds up the time spent in ``with`` blocks."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started
