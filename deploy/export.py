@@ -53,9 +53,10 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         config: what to make of it.
 
     Raises:
-        BundleError: the folder exists, there is nothing to compare on, or the graphs do not plan as the agent does.
+        BundleError: the folder exists, or the graphs do not plan as the agent does.
         CheckpointError: the run has no checkpoint that can be read.
         ConfigError: the planner cannot be set so, or there is no such version of ONNX's operators.
+        RunError: there is nothing to compare on.
     """
     source = load(run, config)
     original, observations = source.original, source.observations

@@ -11,15 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from tdmpc import checkpoint, planner
-from tdmpc.agent import Agent
-from tdmpc.checkpoint import below
+from tdmpc import planner
 from tdmpc.config import ConfigError, Linear, PlannerConfig, TrainConfig
 from tdmpc.config_checks import check, check_delay
-from tdmpc.deploy.bundle import COMMITTED, Arrays, BundleError, Shapes
+from tdmpc.deploy.bundle import COMMITTED, Arrays, Shapes
 from tdmpc.planner import Plan, PlanNoise, Proposals, mppi, shift
-from tdmpc.replay import Replay
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agent, load_replay
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
 
@@ -172,16 +169,16 @@ def load(run: Path, config: ExportConfig) -> Source:
     """Read a run's last checkpoint; whatever it was trained in, it is exported in single precision.
 
     Raises:
-        BundleError: the run has not stored enough to compare on.
         CheckpointError: there is no checkpoint that can be read.
         ConfigError: the planner cannot be set so.
+        RunError: the run has not yet stored a window to compare on.
     """
     agent, meta = load_agent(run, device="cpu", precision="float32", compile=False)
     original = Original(agent.model, _settings(agent.config, agent.spec, meta["agent_steps"], config), agent.spec)
     steps = {name: meta[name] for name in ("env_steps", "agent_steps")}
     windows = math.ceil(COMPARED / (agent.config.loss.horizon + 1))
     training = {"run": str(run.resolve()), "seed": agent.config.seed, **steps}
-    replay = _replayed(run, agent)
+    replay = load_replay(run, agent)
     return Source(original, training, replay.sample(windows).observations, replay.transitions(MET))
 
 
@@ -201,19 +198,3 @@ def _settings(trained: TrainConfig, spec: EnvSpec, step: int, config: ExportConf
     except ConfigError as error:
         raise ConfigError(str(error).replace("--planner.", "--")) from error
     return Settings(planner, std, trained.loss.discount, delay)
-
-
-def _replayed(run: Path, agent: Agent) -> Replay:
-    saved = checkpoint.load(run, prefixes=("replay/",))
-    config = agent.config
-    replay = Replay(
-        config.replay,
-        observation_dim=agent.spec.observation_dim,
-        action_dim=agent.spec.action_dim,
-        horizon=config.loss.horizon,
-        lanes=config.num_envs,
-    )
-    replay.load_state({name: value.numpy() for name, value in below("replay", saved.tensors).items()})
-    if not replay.windows:
-        raise BundleError(f"{run} has stored no {config.loss.horizon} consecutive decisions yet: train it longer")
-    return replay

@@ -14,14 +14,11 @@ from rich.table import Column, Table
 from torch import nn
 from tyro.conf import Positional
 
-from tdmpc import checkpoint, runs
-from tdmpc.agent import Agent
-from tdmpc.checkpoint import below
+from tdmpc import runs
 from tdmpc.compression.error_bounds import Probe, Stage, assess, carry
 from tdmpc.compression.tdmpc_agent.networks import run_all
 from tdmpc.config import ConfigError
-from tdmpc.replay import Replay
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agent, load_replay
 from tdmpc.scripts import ranges
 from tdmpc.spec import Batch
 from tdmpc.world_model import WorldModel
@@ -60,7 +57,7 @@ def main(arguments: list[str]) -> int:
     ranges.check(args, ConfigError, positive=["tolerance", "windows"])
     _check(args)
     agent, _ = load_agent(args.run, compile=False, device="cpu")
-    stages = observe(agent.model, replayed(args.run, agent, args.windows))
+    stages = observe(agent.model, load_replay(args.run, agent).sample(args.windows))
     dense = WorldModel(runs.config(args.run).model, agent.spec)
     report = {
         "env": agent.spec.id,
@@ -85,32 +82,6 @@ def _check(args: SparsityArgs) -> None:
     problems = [message for message, is_wrong in wrong.items() if is_wrong]
     if problems:
         raise ConfigError("; ".join(problems))
-
-
-def replayed(folder: Path, agent: Agent, windows: int) -> Batch:
-    """Windows from the replay of a run, drawn as an update draws them; raises as ``replay_of``."""
-    return replay_of(folder, agent).sample(windows)
-
-
-def replay_of(folder: Path, agent: Agent) -> Replay:
-    """The replay of a run.
-
-    Raises:
-        RunError: the run has not yet stored a whole window.
-    """
-    config, spec = agent.config, agent.spec
-    replay = Replay(
-        config.replay,
-        observation_dim=spec.observation_dim,
-        action_dim=spec.action_dim,
-        horizon=config.loss.horizon,
-        lanes=config.num_envs,
-    )
-    saved = below("replay", checkpoint.load(folder, prefixes=("replay/",)).tensors)
-    replay.load_state({name: tensor.numpy() for name, tensor in saved.items()})
-    if not replay.windows:
-        raise runs.RunError(f"{folder} has nothing to replay yet: go on with it by: tdmpc train --resume {folder}")
-    return replay
 
 
 @torch.no_grad()

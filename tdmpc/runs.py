@@ -21,6 +21,7 @@ from tdmpc.config import ConfigError, ModelConfig, TrainConfig, from_json
 from tdmpc.evaluation import Evaluation
 from tdmpc.files import write_whole
 from tdmpc.macs import planning_macs
+from tdmpc.replay import Replay
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import parameter_shapes
 
@@ -152,6 +153,27 @@ def load_agent(
     agent = Agent(config, from_json(EnvSpec, saved.meta["spec"]))
     agent.load_state(below("agent", saved.tensors))
     return agent, saved.meta
+
+
+def load_replay(folder: Path, agent: Agent) -> Replay:
+    """The replay of a run, to draw windows from.
+
+    Raises:
+        RunError: the run has not yet stored a whole window.
+    """
+    config, spec = agent.config, agent.spec
+    replay = Replay(
+        config.replay,
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
+        horizon=config.loss.horizon,
+        lanes=config.num_envs,
+    )
+    saved = below("replay", checkpoint.load(folder, prefixes=("replay/",)).tensors)
+    replay.load_state({name: tensor.numpy() for name, tensor in saved.items()})
+    if not replay.windows:
+        raise RunError(f"{folder} has nothing to replay yet: go on with it by: tdmpc train --resume {folder}")
+    return replay
 
 
 def load_agents(folders: Sequence[Path], *, example: str, **overrides: Any) -> dict[str, tuple[Path, Agent, int]]:

@@ -15,10 +15,9 @@ from tdmpc.compression.single_weights import Masks, drop
 from tdmpc.compression.tdmpc_agent.networks import run_all
 from tdmpc.evaluation import EVALUATION_STREAM, evaluate
 from tdmpc.layers import mlp
-from tdmpc.runs import load_agent
+from tdmpc.runs import load_agent, load_replay
 from tdmpc.scripts.autoencoder_model import Shape, Training, psnr
 from tdmpc.scripts.digits import digits
-from tdmpc.scripts.sparsity import replay_of
 
 WINDOWS = 1024
 """Of the replay of an agent, that is watched and fitted on."""
@@ -63,7 +62,7 @@ BLOCK = 500
 def transitions(run: Path) -> tuple[Transitions, Transitions]:
     """What the replay of a run with one environment has, to train on and held out."""
     agent, _ = load_agent(run, compile=False, device="cpu")
-    state = replay_of(run, agent).state()
+    state = load_replay(run, agent).state()
     rows, starts = (torch.from_numpy(state[name]) for name in ("rows", "is_transition"))
     first = starts[:-1].nonzero().flatten()
     width = agent.spec.observation_dim
@@ -125,7 +124,7 @@ class Trained(Subject):
         torch.manual_seed(0)
         self.agent, self.meta = load_agent(run, compile=False, device="cpu")
         self.episodes = episodes
-        self.replay = replay_of(run, self.agent)
+        self.replay = load_replay(run, self.agent)
         self.batch = self.replay.sample(WINDOWS)
         self.components = self.agent.model.components
 
