@@ -1,6 +1,7 @@
 """The one style of all figures: colours, fonts and axes, and how a figure becomes a file."""
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ try:
     )
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'tdmpc[train]'") from error
+
+from tdmpc.files import write_whole
 
 INK, LINE, GRID, MUTED = "#333333", "#999999", "#e6e6e6", "#777777"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", MUTED, "#000000", "#bbbbbb")
@@ -163,15 +166,7 @@ def is_number(value: object) -> bool:
 @styled
 def save(figure: Figure, path: str | Path) -> None:
     """Write the PNG whole or not at all; an error names it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    picture = BytesIO()
     FigureCanvasAgg(figure)
-    try:
-        figure.savefig(temporary, format="png", facecolor="white")
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # a write that fails tells none
-        del error.filename2
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    figure.savefig(picture, format="png", facecolor="white")
+    write_whole(Path(path), picture.getvalue())
