@@ -25,27 +25,15 @@ TIMES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max, m
 
 
 @dataclass(frozen=True)
-class LatencyArgs:
-    """Time controllers: call after call, and at a control period with absolute deadlines."""
+class TimingArgs:
+    """How controllers are timed, in Python and in C++."""
 
-    bundles: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR...")] = ()
-    """Controller bundles. They take turns in rounds."""
-    torch: tuple[Path, ...] = ()
-    """Runs whose agents are timed too, in PyTorch."""
-    torch_horizon: int | None = None
-    """Decisions that the agents in PyTorch plan ahead; their full horizon when not given."""
-    torch_precision: Precision | None = None
-    """Precision of the agents in PyTorch; that of their training when not given."""
-    backend: tuple[BackendName, ...] = ("onnxruntime",)
-    """Runtimes. Each bundle is timed with each of them."""
-    precision: Literal["float32", "auto"] = "float32"
-    """``auto`` takes bfloat16 where the backend and the processor have it."""
     threads: int = 1
     """Threads of the runtime."""
+    precision: Literal["float32", "auto"] = "float32"
+    """``auto`` takes bfloat16 where the backend and the processor have it."""
     cores: tuple[int, ...] = ()
     """Cores to which the threads are pinned; none when not given."""
-    spinning: bool = False
-    """Let ONNX Runtime's threads spin while they wait."""
     priority: int | None = None
     """Real-time priority, 2 to 99 (on Linux, with the right to set it)."""
     awake: bool = False
@@ -62,6 +50,24 @@ class LatencyArgs:
     """Make the controllers answer within this time, with as many planner iterations as fit."""
     pipelined: bool = False
     """Make the controllers answer at once and plan in a thread. This needs ``--period-ms`` and bundles with a delay."""
+
+
+@dataclass(frozen=True)
+class LatencyArgs(TimingArgs):
+    """Time controllers: call after call, and at a control period with absolute deadlines."""
+
+    bundles: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR...")] = ()
+    """Controller bundles. They take turns in rounds."""
+    torch: tuple[Path, ...] = ()
+    """Runs whose agents are timed too, in PyTorch."""
+    torch_horizon: int | None = None
+    """Decisions that the agents in PyTorch plan ahead; their full horizon when not given."""
+    torch_precision: Precision | None = None
+    """Precision of the agents in PyTorch; that of their training when not given."""
+    backend: tuple[BackendName, ...] = ("onnxruntime",)
+    """Runtimes. Each bundle is timed with each of them."""
+    spinning: bool = False
+    """Let ONNX Runtime's threads spin while they wait."""
     json: bool = False
     """Print a list of JSON objects instead of a table."""
     out: Path | None = None

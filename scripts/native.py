@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -16,6 +16,7 @@ from tdmpc import deploy
 from tdmpc.deploy.bundle import BundleError, read
 from tdmpc.deploy.timing import Row, Times, row
 from tdmpc.scripts import ranges
+from tdmpc.scripts.latency import TimingArgs
 
 SOURCES = Path(deploy.__file__).parent / "native"
 PROGRAM = "tdmpc_controller"
@@ -29,8 +30,8 @@ class Build:
     """Where the program is built."""
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(TimingArgs):
     """Check a bundle's golden plans and time its decisions as ``tdmpc latency`` does. Print JSON."""
 
     bundle: Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -38,28 +39,6 @@ class Run:
     """Where the program is built."""
     check: bool = False
     """Check the golden plans and time nothing."""
-    threads: int = 1
-    """Threads of OpenVINO."""
-    precision: Literal["float32", "auto"] = "float32"
-    """``auto`` takes bfloat16 where the processor has it."""
-    cores: tuple[int, ...] = ()
-    """Cores to which the threads are pinned; none when not given."""
-    priority: int | None = None
-    """Real-time priority, 2 to 99 (on Linux, with the right to set it)."""
-    awake: bool = False
-    """Keep the cores out of idle states (on Linux, with the right to do so)."""
-    calls: int = 1000
-    """Least number of timed decisions."""
-    seconds: float = 10.0
-    """Least time spent on them."""
-    period_ms: float = 0.0
-    """Also time decisions at this control period; not when 0."""
-    periods: int = 3000
-    """Decisions at the period."""
-    deadline_ms: float | None = None
-    """Answer within this time, with as many planner iterations as fit."""
-    pipelined: bool = False
-    """Answer at once and plan in a thread. This needs ``--period-ms`` and a bundle with a delay."""
 
 
 @dataclass(frozen=True)
@@ -137,22 +116,10 @@ def _run(command: Run) -> int:
     program = command.build_dir / PROGRAM
     if not program.exists():
         raise BundleError(f"there is no {program}; make it first by: tdmpc native build")
-    options = {
-        "threads": command.threads,
-        "precision": command.precision,
-        "calls": command.calls,
-        "seconds": command.seconds,
-        "periods": command.periods,
-    }
-    if command.period_ms:
-        options["period-ms"] = command.period_ms
-    if command.deadline_ms is not None:
-        options["deadline-ms"] = command.deadline_ms
-    if command.priority is not None:
-        options["priority"] = command.priority
-    if command.cores:
-        options["cores"] = ",".join(map(str, command.cores))
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    names = ("threads", "precision", "priority", "calls", "seconds", "period_ms", "periods", "deadline_ms")
+    options = {name: getattr(command, name) for name in names} | {"cores": ",".join(map(str, command.cores)) or None}
+    given = {name.replace("_", "-"): str(value) for name, value in options.items() if value is not None}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
     words += [f"--{name}" for name in ("check", "awake", "pipelined") if getattr(command, name)]
     done = subprocess.run([program, command.bundle, *words], stdout=subprocess.PIPE, text=True)
     if done.returncode == 0 and not command.check:
