@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ SETTINGS: dict[str, Callable[[], TrainConfig]] = {
         for share in (0.75, 0.97)
     },
 }
+UPDATES: dict[Watch, str] = {"nothing": "update", "criterion": "watched", "all": "observed"}
+"""What of an update is watched, and what such an update is called."""
 
 
 @dataclass(frozen=True)
@@ -112,25 +115,17 @@ class Bench:
         self.update_macs = counted_macs(lambda: counted.update(self.batch))
         self.observation = torch.randn(1, CARTPOLE.observation_dim)
         self.pruning = PruningBench(self.agent)
-        self.plan_ms: list[float] = []
-        self.update_ms: list[float] = []
-        self.watched_ms: list[float] = []
-        self.observed_ms: list[float] = []
-        self.event_ms: list[float] = []
+        self.times: dict[str, list[float]] = defaultdict(list)
+        """Milliseconds, by what took them."""
 
     def round(self, calls: int) -> None:
         """Time some plans, as many updates without and with their gradients watched, and a pruning event."""
-        updates: dict[Watch, list[float]] = {
-            "nothing": self.update_ms,
-            "criterion": self.watched_ms,
-            "all": self.observed_ms,
-        }
-        self.plan_ms += [self._time(self._plan) for _ in range(calls)]
+        self.times["plan"] += [self._time(self._plan) for _ in range(calls)]
         for _ in range(calls):
-            for what, times in updates.items():
+            for what, name in UPDATES.items():
                 self.pruning.watch(what)
-                times.append(self._time(self._update))
-        self.event_ms.append(self._time(self.pruning.event))
+                self.times[name].append(self._time(self._update))
+        self.times["event"].append(self._time(self.pruning.event))
 
     def warm_up(self) -> None:
         """First calls compile, allocate and are not counted."""
@@ -158,7 +153,9 @@ class Bench:
 
     def row(self, rates: Mapping[str, float]) -> dict[str, Any]:
         """The figures; ``rates`` are the multiply-adds a second that the device is able to."""
-        plan, update = float(np.median(self.plan_ms)), float(np.median(self.update_ms))
+        p50, p90 = (
+            {name: float(np.percentile(times, point)) for name, times in self.times.items()} for point in (50, 90)
+        )
         macs = sum(planning_macs(self.config.model, CARTPOLE, self.config.planner).values())
         per_ms = rates[self.agent.precision] / 1000
         return {
@@ -166,31 +163,29 @@ class Bench:
             "precision": self.agent.precision,
             "compiled": self.config.compile,
             "threads": torch.get_num_threads(),
-            "plan_ms_p50": round(plan, 2),
-            "plan_ms_p90": round(float(np.percentile(self.plan_ms, 90)), 2),
-            "update_ms_p50": round(update, 2),
-            "update_ms_p90": round(float(np.percentile(self.update_ms, 90)), 2),
-            "watched_update_ms_p50": round(float(np.median(self.watched_ms)), 2),
-            "watching_share": round(self._more(self.watched_ms), 4),
-            "observed_update_ms_p50": round(float(np.median(self.observed_ms)), 2),
-            "observing_share": round(
-                (float(np.median(np.divide(self.observed_ms, self.update_ms))) - 1) / WATCHED_EVERY, 4
-            ),
-            "event_ms_p50": round(float(np.median(self.event_ms)), 1),
-            "decisions_per_s": round(1000 / (plan + update), 2),
+            "plan_ms_p50": round(p50["plan"], 2),
+            "plan_ms_p90": round(p90["plan"], 2),
+            "update_ms_p50": round(p50["update"], 2),
+            "update_ms_p90": round(p90["update"], 2),
+            "watched_update_ms_p50": round(p50["watched"], 2),
+            "watching_share": round(self._more("watched"), 4),
+            "observed_update_ms_p50": round(p50["observed"], 2),
+            "observing_share": round(self._more("observed") / WATCHED_EVERY, 4),
+            "event_ms_p50": round(p50["event"], 1),
+            "decisions_per_s": round(1000 / (p50["plan"] + p50["update"]), 2),
             "planning_macs": macs,
             "update_macs": self.update_macs,
             "matmul_macs_per_s": round(rates[self.agent.precision]),
-            "plan_share_of_matmul": round(macs / plan / per_ms, 4),
-            "update_share_of_matmul": round(self.update_macs / update / per_ms, 4),
+            "plan_share_of_matmul": round(macs / p50["plan"] / per_ms, 4),
+            "update_share_of_matmul": round(self.update_macs / p50["update"] / per_ms, 4),
             "parameters": sum(parameter.numel() for parameter in self.agent.model.parameters()),
             "horizon": self.config.planner.horizon,
             "batch_size": self.config.batch_size,
         }
 
-    def _more(self, watched_ms: list[float]) -> float:
+    def _more(self, name: str) -> float:
         """What a watched update takes more than the bare one before it, as a share: the median."""
-        return float(np.median(np.divide(watched_ms, self.update_ms))) - 1
+        return float(np.median(np.divide(self.times[name], self.times["update"]))) - 1
 
 
 def _profiled(call: Callable[[], None], calls: int, device: torch.device) -> str:

@@ -47,13 +47,15 @@ class PruningBench:
         self.agent = agent
         self.replay = synthetic_replay(agent)
         self.settings = resolved(PruneConfig(target=0.5, start=0, end=400, events=4), first_update=0, length=1000)
-        self.unwatched = agent.watch
+        observing = dataclasses.replace(self.settings, target=0.0, observe=True)
         # Both write nothing: no step is ever told.
-        self.hooks = AgentPruner(self.settings, agent.config.model, Path())
-        self.observing = AgentPruner(
-            dataclasses.replace(self.settings, target=0.0, observe=True), agent.config.model, Path()
+        self.hooks, self.observing = (
+            AgentPruner(settings, agent.config.model, Path()) for settings in (self.settings, observing)
         )
-        self.watched, self.observed = (_attached(hooks, agent) for hooks in (self.hooks, self.observing))
+        self.watches: dict[Watch, Callable[[Mapping[str, nn.Parameter]], None]] = {"nothing": agent.watch}
+        for hooks in (self.hooks, self.observing):
+            hooks.attach(agent)
+        self.watches |= {"criterion": self.hooks.pruner.observe, "all": self.observing.pruner.observe}
         self.watch("nothing")
 
     def watch(self, what: Watch) -> None:
@@ -61,7 +63,7 @@ class PruningBench:
 
         All criteria look at every ``WATCHED_EVERY``-th update only; the next one is one of these.
         """
-        self.agent.watch = {"nothing": self.unwatched, "criterion": self.watched, "all": self.observed}[what]
+        self.agent.watch = self.watches[what]
         self.observing.pruner.updates = 0
 
     def event(self) -> None:
@@ -73,11 +75,6 @@ class PruningBench:
             chosen = pruner.advance(prunable, step=200)
         if chosen is not prunable:
             chosen.agent()
-
-
-def _attached(hooks: AgentPruner, agent: Agent) -> Callable[[Mapping[str, nn.Parameter]], None]:
-    hooks.attach(agent)
-    return agent.watch
 
 
 def synthetic_replay(agent: Agent) -> Replay:
