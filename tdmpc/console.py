@@ -5,13 +5,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from tdmpc.metrics import Row, Sink, Value
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class ConsoleSink(Sink):
         start_env_steps: int = 0,
         action_repeat: int = 1,
         learns_from: int = 0,
-        console: "Console | None" = None,
+        console: Console | None = None,
         interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +55,7 @@ class ConsoleSink(Sink):
         self._tick_at = self._line_at = -math.inf
         self._closed = False
         self._return: Value = None
-        self._bar = _start_bar(console, total_env_steps, start_env_steps)
+        self._bar = _start_bar(console or Console(stderr=True), total_env_steps, start_env_steps)
         self._pace.tick(clock(), start_env_steps)
 
     def log(self, row: Row) -> None:
@@ -134,14 +132,8 @@ class _Pace:
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _start_bar(console: "Console | None", total: int, start: int) -> "tuple[Progress, TaskID] | None":
-    """A bar without a refresh thread, or None where there is no terminal to draw it on (or no rich)."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-    except ImportError:
-        return None
-    console = console or Console(stderr=True)
+def _start_bar(console: Console, total: int, start: int) -> tuple[Progress, TaskID] | None:
+    """A bar without a refresh thread, or None where there is no terminal to draw it on."""
     if not console.is_terminal or console.is_dumb_terminal:
         return None
     columns = (
