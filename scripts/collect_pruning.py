@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,19 @@ def returns_around(step: int, episodes: Sequence[Mapping[str, Any]]) -> tuple[fl
 def importance(entry: Entry) -> list[dict[str, Any]]:
     """Rank correlations between snapshots, by axis."""
     with reading(entry.folder / records.IMPORTANCE) as path:
-        every = records.read(path)
-        chosen = np.linspace(0, len(every) - 1, min(SNAPSHOTS, len(every))).round().astype(int)
-        snapshots = [every[index] for index in chosen]
+        snapshots = snapshots_of(path)
         return [
             {**entry.name, **row}
             for before, snapshot in pairwise(snapshots)
             for row in _movement(before, snapshot, snapshots[-1])
         ]
+
+
+def snapshots_of(path: Path) -> list[dict[str, Any]]:
+    """``SNAPSHOTS`` of the snapshots in a record, or all where there are fewer."""
+    every = records.read(path)
+    chosen = np.linspace(0, len(every) - 1, min(SNAPSHOTS, len(every))).round().astype(int)
+    return [every[index] for index in chosen]
 
 
 def _movement(

@@ -48,3 +48,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as CSV, all columns that any of them has; a reader sees the old file or the new one."""
     table = pd.DataFrame(rows, dtype=object)  # as they are: whole numbers stay whole where others are not known
     write_whole(path, table.to_csv(index=False, lineterminator="\r\n").encode())
+
+
+def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows into a table, in the place of earlier ones of the same tasks."""
+    new = {row["task"] for row in rows}
+    earlier = read_table(path, "task").to_dict("records") if path.exists() else []
+    write_table(path, [*(row for row in earlier if row["task"] not in new), *rows])

@@ -8,7 +8,7 @@ A method is a criterion. The trainings cut nothing, so that every unit is there 
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -20,8 +20,8 @@ from tyro.conf import Positional
 
 from tdmpc.compression import records
 from tdmpc.compression.observer import WATCHED
-from tdmpc.scripts.collect_pruning import SNAPSHOTS, rank_correlation
-from tdmpc.scripts.experiments.single_weights import add_rows
+from tdmpc.scripts.collect_pruning import rank_correlation, snapshots_of
+from tdmpc.scripts.csv_tables import add_rows
 
 Snapshot = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def agreement(last: Snapshot) -> Iterator[dict[str, Any]]:
         yield {"method": one, "other": other, "rank": _rank(last, one, last, other)}
 
 
-def moving(snapshots: list[Snapshot]) -> Iterator[dict[str, Any]]:
+def moving(snapshots: Sequence[Snapshot]) -> Iterator[dict[str, Any]]:
     """One row for each criterion; the first snapshots know little, so that early means a fifth into the training."""
     early, last = snapshots[len(snapshots) // 5], snapshots[-1]
     for name in WATCHED:
@@ -57,7 +57,7 @@ def moving(snapshots: list[Snapshot]) -> Iterator[dict[str, Any]]:
         }
 
 
-def levels(snapshots: list[Snapshot]) -> Iterator[dict[str, Any]]:
+def levels(snapshots: Sequence[Snapshot]) -> Iterator[dict[str, Any]]:
     """One row for each criterion, snapshot and level."""
     for snapshot in snapshots:
         for name in WATCHED:
@@ -85,9 +85,7 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(ObservedArgs, args=arguments, prog="python -m tdmpc.scripts.experiments.observed")
     tables: dict[str, list[dict[str, Any]]] = {"agreement": [], "moving": [], "levels": []}
     for seed, run in enumerate(args.runs):
-        every = records.read(run / records.IMPORTANCE)
-        chosen = np.linspace(0, len(every) - 1, min(SNAPSHOTS, len(every))).round().astype(int)
-        snapshots = [every[index] for index in chosen]
+        snapshots = snapshots_of(run / records.IMPORTANCE)
         found = {"agreement": agreement(snapshots[-1]), "moving": moving(snapshots), "levels": levels(snapshots)}
         for name, rows in found.items():
             tables[name] += [{"task": args.task, "seed": seed, **_short(row)} for row in rows]

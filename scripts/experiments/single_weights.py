@@ -20,7 +20,7 @@ import tyro
 from tdmpc.compression import sparsity as indices
 from tdmpc.compression.error_bounds import mean_square, worst_case
 from tdmpc.compression.single_weights import Masks, Rule, changes, chosen, drop, measured, sap_masks, watched
-from tdmpc.scripts.csv_tables import read_table, write_table
+from tdmpc.scripts.csv_tables import add_rows
 from tdmpc.scripts.experiments.subjects import Case, Subject, Trained, cases
 
 PQ = (0.5, 1.0)
@@ -243,13 +243,6 @@ def main(arguments: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     add_rows(args.out / f"{args.part}.csv", rows)
     return 0
-
-
-def add_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows into a table, in the place of earlier ones of the same tasks."""
-    new = {row["task"] for row in rows}
-    earlier = read_table(path, "task").to_dict("records") if path.exists() else []
-    write_table(path, [*(row for row in earlier if row["task"] not in new), *rows])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import tyro
 from tyro.conf import Positional
 
@@ -27,6 +26,7 @@ from tdmpc.deploy.original import ExportConfig
 from tdmpc.deploy.simulation import drawn, real_time
 from tdmpc.deploy.timing import Timed, single_stream, timed_controller
 from tdmpc.files import write_whole
+from tdmpc.scripts.csv_tables import add_rows
 from tdmpc.scripts.experiments.printed import SLOWDOWN
 
 AS_IT_IS, DENSE, PRUNED, POLICY = "dense, as it is", "dense, plans ahead", "pruned, plans ahead", "policy alone"
@@ -58,19 +58,13 @@ class SlowdownArgs:
 def main(arguments: list[str]) -> int:
     """Play; each row is written as soon as it is known, and rows of other tasks stay."""
     args = tyro.cli(SlowdownArgs, args=arguments)
-    path = args.out / SLOWDOWN
-    others = [row for row in _rows(path) if row["task"] != args.task]
+    args.out.mkdir(parents=True, exist_ok=True)
     mine: list[dict[str, Any]] = []
     for row in _played(args):
         mine.append({"task": args.task, **row, "episodes": args.episodes, "processor": machine.processor()})
         print(json.dumps(mine[-1]), flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, pd.DataFrame([*others, *mine]).to_csv(index=False, lineterminator="\n").encode())
+        add_rows(args.out / SLOWDOWN, mine)
     return 0
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pd.read_csv(path).to_dict("records") if path.exists() else []
 
 
 def _played(args: SlowdownArgs) -> Iterator[dict[str, Any]]:
