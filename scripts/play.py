@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +22,7 @@ from tdmpc.config import ConfigError
 from tdmpc.deploy import Controller, bundle
 from tdmpc.deploy.bundle import deactuate
 from tdmpc.envs import make_env
-from tdmpc.evaluation import Policy
+from tdmpc.evaluation import Policy, decide
 from tdmpc.perturbation import physics
 from tdmpc.runs import load_agent
 from tdmpc.scripts import ranges
@@ -233,7 +233,7 @@ def _bundle(path: Path, seed: int) -> Decider:
     )
 
 
-def _agent(path: Path, policy: Literal["planner", "prior"], seed: int) -> Decider:
+def _agent(path: Path, policy: Policy, seed: int) -> Decider:
     agent, meta = load_agent(path, compile=False)
     if agent.config.threads:
         torch.set_num_threads(agent.config.threads)
@@ -241,10 +241,7 @@ def _agent(path: Path, policy: Literal["planner", "prior"], seed: int) -> Decide
     everyone = torch.ones(1, dtype=torch.bool)
 
     def act(observation: np.ndarray) -> np.ndarray:
-        observations = torch.from_numpy(observation)[None]
-        planned = policy == "planner"
-        step = {"step": meta["agent_steps"], "explore": False}
-        return (actor.act(observations, **step) if planned else actor.act_by_policy(observations))[0].numpy()
+        return decide(actor, torch.from_numpy(observation)[None], meta["agent_steps"], policy)[0].numpy()
 
     return Decider(
         name=f"the {'planner' if policy == 'planner' else 'policy'} of {path}",

@@ -98,7 +98,7 @@ def evaluate(
             total, length, ended, applied = 0.0, 0, False, []
             while not ended and length != decisions:
                 started = time.perf_counter()
-                action = _decide(actor, torch.from_numpy(observation)[None], step, policy)
+                action = decide(actor, torch.from_numpy(observation)[None], step, policy)
                 times.append(1000 * (time.perf_counter() - started))
                 applied.append(action[0].numpy())
                 observation, reward, terminated, truncated, info = env.step(action[0].numpy())
@@ -122,7 +122,8 @@ def frame_rate(spec: EnvSpec) -> float:
     return 1000 / spec.control_period_ms if spec.control_period_ms else 30.0
 
 
-def _decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Tensor:
+def decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Tensor:
+    """An action without exploration."""
     return actor.act(observation, step=step, explore=False) if policy == "planner" else actor.act_by_policy(observation)
 
 
