@@ -43,7 +43,7 @@ class Sink:
         """Take numbers whose distribution is of interest."""
 
     def artifact(self, path: Path, env_steps: int) -> None:
-        """Take a checkpoint, a file or a folder."""
+        """Take a checkpoint."""
 
     def close(self) -> None:
         """Finish what is under way; calling it again does nothing."""

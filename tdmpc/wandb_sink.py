@@ -40,7 +40,6 @@ class WandbSink(Sink):
         project: str = "tdmpc",
         config: Mapping[str, Any],
         run_dir: str | Path,
-        run_id: str | None = None,
         name: str | None = None,
         group: str | None = None,
         tags: Iterable[str] = (),
@@ -51,8 +50,7 @@ class WandbSink(Sink):
             mode: ``disabled``, ``offline`` (files under ``run_dir``, for ``wandb sync``) or ``online``.
             project: W&B project.
             config: what the run was started with; nested dictionaries are fine.
-            run_dir: the run folder.
-            run_id: W&B run id; when not given the one kept in the run folder, or a new one.
+            run_dir: the run folder, which keeps the id.
             name: display name.
             group: W&B group, for example the task whose seeds belong together.
             tags: W&B tags.
@@ -75,7 +73,7 @@ class WandbSink(Sink):
                 tags=list(tags),
                 config=dict(config),
                 dir=str(run_dir),
-                id=run_id or _kept_run_id(Path(run_dir)),
+                id=_kept_run_id(Path(run_dir)),
                 resume="allow",
                 allow_val_change=True,
                 reinit="create_new",
@@ -118,10 +116,7 @@ class WandbSink(Sink):
                 artifact = self._artifact_type(
                     f"checkpoint-{self._run.id}", type="model", metadata={"env_steps": env_steps}
                 )
-                if Path(path).is_dir():
-                    artifact.add_dir(str(path))
-                else:
-                    artifact.add_file(str(path))
+                artifact.add_file(str(path))
                 self._run.log_artifact(artifact, aliases=["latest", f"step-{env_steps}"])
 
     def close(self) -> None:
