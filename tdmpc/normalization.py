@@ -6,7 +6,6 @@ from torch import Tensor
 
 ROUNDING = 1e-6
 """A deviation below this, as a share of a sensor's value or in its units, is what single precision rounds away."""
-COVERED = 1.0
 LEAST_EXPONENT, LARGEST_EXPONENT = -100, 100
 
 
@@ -56,8 +55,6 @@ class RewardMagnitudes:
 
     @property
     def scale(self) -> float:
-        """The least power of two that covers ``COVERED`` of the rewards; 1 before the first."""
-        seen = self.counts.cumsum(0)
-        if not seen[-1]:
-            return 1.0
-        return 2.0 ** (LEAST_EXPONENT + int((seen >= COVERED * seen[-1]).nonzero()[0]))
+        """The least power of two that covers all rewards; 1 before the first."""
+        needed = self.counts.nonzero()
+        return 2.0 ** (LEAST_EXPONENT + int(needed[-1])) if len(needed) else 1.0
