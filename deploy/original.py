@@ -132,14 +132,11 @@ class Original(NamedTuple):
         """Shapes of the sensors, by graph input."""
         return {sensor_input(name): shape for name, shape in self.spec.observation_layout}
 
-    def split(self, observation: Float[Tensor, "O"]) -> dict[str, Tensor]:
+    def readings(self, observation: Float[Tensor, "O"]) -> Arrays:
         """A flat observation as its sensors gave it, by graph input."""
         parts = observation.split([math.prod(shape) for shape in self.sensors.values()])
-        return {name: part.reshape(shape) for (name, shape), part in zip(self.sensors.items(), parts, strict=True)}
-
-    def readings(self, observation: Float[Tensor, "O"]) -> Arrays:
-        """A flat observation as the graphs take it."""
-        return {name: part.numpy() for name, part in self.split(observation).items()}
+        shaped = zip(self.sensors.items(), parts, strict=True)
+        return {name: part.reshape(shape).numpy() for (name, shape), part in shaped}
 
     def feed(self, given: Inputs) -> Arrays:
         """What a planner's graph is given, in the order in which the golden file has it."""

@@ -21,6 +21,8 @@ from tdmpc.scripts.digits import digits
 
 WINDOWS = 1024
 """Of the replay of an agent, that is watched and fitted on."""
+EPISODES = 2
+"""By which an agent is judged."""
 
 
 class Subject(abc.ABC):
@@ -120,10 +122,9 @@ class Digits(Subject):
 class Trained(Subject):
     """The agent of a finished run, which learns on from its replay; the score is its return."""
 
-    def __init__(self, run: Path, *, episodes: int = 2) -> None:
+    def __init__(self, run: Path) -> None:
         torch.manual_seed(0)
         self.agent, self.meta = load_agent(run, compile=False, device="cpu")
-        self.episodes = episodes
         self.replay = load_replay(run, self.agent)
         self.batch = self.replay.sample(WINDOWS)
         self.components = self.agent.model.components
@@ -136,16 +137,13 @@ class Trained(Subject):
 
     def score(self) -> float:
         seed = self.agent.config.seed + EVALUATION_STREAM
-        return evaluate(self.agent, step=self.meta["agent_steps"], episodes=self.episodes, seed=seed).return_mean
-
-
-Make = Callable[[int], Subject]
+        return evaluate(self.agent, step=self.meta["agent_steps"], episodes=EPISODES, seed=seed).return_mean
 
 
 class Case(NamedTuple):
     """What is compared on a subject."""
 
-    make: Make
+    make: Callable[[int], Subject]
     """A new subject of a seed, before its training."""
     updates: int
     """Of its training; 0 where it comes trained."""
