@@ -68,7 +68,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         compared = _compare(folder, original, cases, seed=config.seed)
         lost = None
         if config.precision == "int8":
-            graphs |= _in_int8(folder, graphs, original, cases)
+            graphs |= _in_int8(folder, original, cases)
             lost = _judge(folder, original, cases, seed=config.seed + 1)
         if draws is not None:
             graphs = _baked(graphs, draws)
@@ -86,7 +86,7 @@ def export(run: Path, out: Path, config: ExportConfig) -> dict[str, Any]:
         return json.loads((folder / bundle.MANIFEST).read_text())
 
 
-def _in_int8(folder: Path, graphs: Graphs, original: Original, cases: Cases) -> Graphs:
+def _in_int8(folder: Path, original: Original, cases: Cases) -> Graphs:
     """Start, iteration and planner with products in eight bits; the files are replaced too."""
     feeds = _calibration(folder, original, cases)
     with quiet():

@@ -46,15 +46,15 @@ Planner = Callable[[Inputs], Trace]
 class Difference(NamedTuple):
     """Between a plan of a graph and the agent's: the largest of all iterations, values in model units."""
 
-    start: float
+    start: float = 0.0
     """Of the latent, relative to its largest number, and of the policy's plans."""
-    values: float
+    values: float = 0.0
     """Of the candidates and of the whole plan."""
-    elites: float
+    elites: float = 0.0
     """How much less the graph's worst elite is worth than the agent's."""
-    mean: float
+    mean: float = 0.0
     """Of the means and of the action."""
-    std: float
+    std: float = 0.0
     loss: float = 0.0
     """Of the graph's plan against the agent's own, in the agent's model."""
     gain: float = 0.0
@@ -233,8 +233,7 @@ def _fits(original: Original, trace: Trace) -> bool:
 
 def _start(z: Float[Tensor, "1 Z"], proposals: Proposals, trace: Trace) -> Difference:
     latent = (trace.latent - z[0]) / z.abs().max().clamp(min=torch.finfo(z.dtype).tiny)
-    differences = _largest(latent, trace.proposals - proposals.actions[:, 0])
-    return Difference(start=differences, values=0.0, elites=0.0, mean=0.0, std=0.0)
+    return Difference(start=_largest(latent, trace.proposals - proposals.actions[:, 0]))
 
 
 def _step(
@@ -251,7 +250,6 @@ def _step(
     following = refit(mean, actions[:, :, chosen], made.values[None, chosen], config=config, min_std=settings.min_std)
     worst, *others = values[0].sort(descending=True).values[config.elites - 1 : config.elites + 1].tolist()
     return Difference(
-        start=0.0,
         values=_largest(made.values - values[0], made.value / scale - following.value[0]),
         elites=worst - values[0, chosen].min().item(),
         mean=_largest(made.mean - following.mean[:, 0]),
@@ -266,7 +264,7 @@ def _end(spec: EnvSpec, trace: Trace) -> Difference:
     """The action, in half widths of the actuators' range."""
     low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
     action = (trace.action.numpy() - actuate(trace.mean[0].numpy(), low, high)) / ((high - low) / 2)
-    return Difference(start=0.0, values=0.0, elites=0.0, mean=float(np.abs(action).max()), std=0.0)
+    return Difference(mean=float(np.abs(action).max()))
 
 
 def _largest(*differences: Tensor) -> float:

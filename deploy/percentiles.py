@@ -1,5 +1,7 @@
 """What can be said of latencies from a finite number of them."""
 
+from itertools import groupby
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -55,8 +57,5 @@ def _rate(misses: int, trials: int, probability: float) -> float:
 
 def longest_run(missed: ArrayLike) -> int:
     """Most misses in a row: 2 for ``0 1 1 0 1``."""
-    longest = running = 0
-    for miss in np.asarray(missed, bool).tolist():
-        running = running + 1 if miss else 0
-        longest = max(longest, running)
-    return longest
+    runs = groupby(np.asarray(missed, bool).tolist())
+    return max((sum(run) for _, run in runs), default=0)

@@ -53,7 +53,8 @@ def closed_loop(
     """
     actor = Actor(agent, lanes=episodes, seed=seed)
     seeds = [episode_seed(seed, 0, number) for number in range(episodes)]
-    actor.reset(torch.ones(episodes, dtype=torch.bool), _delays(agent, seeds))
+    delays = torch.tensor([episode_delay(agent.config.delay, each) for each in seeds])
+    actor.reset(torch.ones(episodes, dtype=torch.bool), delays)
     with ExitStack() as stack:
         envs = [make_env(agent.spec.id, perturb=agent.config.perturb, **agent.spec.options) for _ in seeds]
         for env in envs:
@@ -93,10 +94,6 @@ def _poles(agent: Agent, envs: list[Any]) -> Float[np.ndarray, "N 2"]:
         return np.full((len(envs), 2), np.nan)
     found = [(env.unwrapped.physics.data.qpos[-1], env.unwrapped.physics.data.qvel[-1]) for env in envs]
     return np.array([((angle + np.pi) % (2 * np.pi) - np.pi, rate) for angle, rate in found])
-
-
-def _delays(agent: Agent, seeds: list[int]) -> Tensor:
-    return torch.tensor([episode_delay(agent.config.delay, each) for each in seeds])
 
 
 # What is read from them --------------------------------------------------------------------------------------------

@@ -145,14 +145,9 @@ def _subjects(args: LatencyArgs) -> Iterator[Timed]:
             )
             yield timed_controller(folder, runtime, deadline_ms=args.deadline_ms, pipelined=args.pipelined)
     for run in args.torch:
-        yield _timed_agent(run, args)
+        from tdmpc.scripts.latency_torch import timed_agent  # PyTorch is imported only here
 
-
-def _timed_agent(run: Path, args: LatencyArgs) -> Timed:
-    """The agent of a run; PyTorch is imported only here."""
-    from tdmpc.scripts.latency_torch import timed_agent
-
-    return timed_agent(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
+        yield timed_agent(run, threads=args.threads, precision=args.torch_precision, horizon=args.torch_horizon)
 
 
 def _show(rows: list[Row]) -> None:
