@@ -22,7 +22,7 @@ from tdmpc.compression.importance import CriterionName
 from tdmpc.compression.levels import levels
 from tdmpc.compression.observer import ALL, WATCHED, Observer, observers
 from tdmpc.compression.prunable import Judgement, Prunable
-from tdmpc.compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence, snapshot_axis
+from tdmpc.compression.records import EVENTS, IMPORTANCE, Journal, axis_record, rounded, sentence
 from tdmpc.compression.shrink import composed
 
 log = logging.getLogger(__name__)
@@ -246,8 +246,9 @@ class OnlinePruner:
 
     def _snapshot(self, model: Prunable, scores: Mapping[str, Tensor], step: int) -> None:
         self.snapshot_at = step
-        names = (axis.name for axis in self.groups.axes)
-        axes = {name: snapshot_axis(self.units[name], scores[name]) for name in names}
+        axes = {
+            name: {"units": self.units[name].tolist(), "scores": rounded(scores[name])} for name in self.groups.widths
+        }
         self.snapshot = {**self._heading(step), "axes": axes, **self._watched(model, step)}
         self.importance.append(self.snapshot)
 

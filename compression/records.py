@@ -132,22 +132,13 @@ def axis_record(
     }
 
 
-def snapshot_axis(numbers: Int[Tensor, "E W"], scores: Float[Tensor, "E W"]) -> dict[str, Any]:
-    """The importance of an axis' units, to four digits."""
-    return {"units": numbers.tolist(), "scores": rounded(scores)}
-
-
 def rounded(scores: Float[Tensor, "E W"]) -> list[list[float]]:
     """To four digits, by head."""
     return [[float(f"{score:.4g}") for score in head] for head in scores.tolist()]
 
 
-def flat_events(path: Path) -> list[dict[str, Any]]:
-    """The events as rows of a table: one number or text in each place."""
-    return [_flat(event) for event in read(path)]
-
-
-def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
+def flat(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event as a row of a table: one number or text in each place."""
     plain = {name: value for name, value in event.items() if isinstance(value, int | float | str)}
     cut = ", ".join(f"{name} {axis['before']}->{axis['after']}" for name, axis in event["axes"].items())
     left = {f"{budget}_left": cost["after"] / cost["dense"] for budget, cost in event["cost"].items()}

@@ -24,17 +24,14 @@ def events(entry: Entry) -> list[dict[str, Any]]:
         return []
     episodes = training_rows(entry)
     with reading(entry.folder / records.EVENTS) as path:
-        pairs = zip(records.flat_events(path), records.read(path), strict=True)
-        return [{**entry.name, **_event_row(flat, event, episodes)} for flat, event in pairs]
+        return [{**entry.name, **_event_row(event, episodes)} for event in records.read(path)]
 
 
-def _event_row(
-    flat: Mapping[str, Any], event: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _event_row(event: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     worst = max(event["worsening"], key=event["worsening"].__getitem__)
     before, after = returns_around(event["env_steps"], episodes)
     return {
-        **{name.replace(" ", "_"): value for name, value in flat.items()},
+        **{name.replace(" ", "_"): value for name, value in records.flat(event).items()},
         "widths": ", ".join(f"{name} {width}" for name, width in event["widths"].items()),
         "worsening": event["worsening"][worst],
         "worst": worst,

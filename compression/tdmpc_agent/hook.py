@@ -11,7 +11,7 @@ from torch import Tensor
 from tdmpc.agent import Agent
 from tdmpc.compression.config import PruneConfig
 from tdmpc.compression.pruner import OnlinePruner
-from tdmpc.compression.records import EVENTS, flat_events
+from tdmpc.compression.records import EVENTS, flat, read
 from tdmpc.compression.tdmpc_agent.agent import PrunableAgent
 from tdmpc.compression.tdmpc_agent.groups import agent_groups
 from tdmpc.config import ModelConfig
@@ -60,7 +60,8 @@ class AgentPruner(Pruner):
         for name, axis in self.pruner.snapshot["axes"].items():
             trainer.sink.histogram(f"importance/{name}", list(chain(*axis["scores"])), trainer.env_steps)
         if self.pruner.journal.lines > events:
-            trainer.sink.table("prune/event_table", flat_events(self.folder / EVENTS), trainer.env_steps)
+            rows = list(map(flat, read(self.folder / EVENTS)))
+            trainer.sink.table("prune/event_table", rows, trainer.env_steps)
 
     def row(self) -> dict[str, float]:
         return self.pruner.row()
