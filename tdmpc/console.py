@@ -3,11 +3,10 @@
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn
 
 from tdmpc.metrics import Row, Sink, Value
 
@@ -47,16 +46,27 @@ class ConsoleSink(Sink):
             interval_s: seconds between two plain lines, at least.
             clock: seconds, monotonic.
         """
-        self._total = total_env_steps
-        self._env_steps = start_env_steps
-        self._pace = _Pace(action_repeat, learns_from)
+        self._total, self._env_steps = total_env_steps, start_env_steps
+        self._action_repeat, self._learns_from = action_repeat, learns_from
         self._interval_s = interval_s
         self._clock = clock
         self._tick_at = self._line_at = -math.inf
         self._closed = False
         self._return: Value = None
-        self._bar = _start_bar(console or Console(stderr=True), total_env_steps, start_env_steps)
-        self._pace.tick(clock(), start_env_steps)
+        console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:.0f} %"),
+            TextColumn("{task.fields[report]}"),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+            get_time=clock,
+            disable=not console.is_terminal or console.is_dumb_terminal,
+        )
+        self._bar.add_task("", total=total_env_steps, completed=start_env_steps, report="")
+        self._bar.start()
 
     def log(self, row: Row) -> None:
         self._env_steps = max(self._env_steps, int(row["env_steps"] or 0))
@@ -72,7 +82,6 @@ class ConsoleSink(Sink):
         if now < self._tick_at:
             return
         self._tick_at = now + 0.5
-        self._pace.tick(now, env_steps)
         self._show()
 
     def close(self) -> None:
@@ -81,71 +90,31 @@ class ConsoleSink(Sink):
         self._closed = True
         self._line_at = -math.inf  # the last line is due
         self._show()
-        if self._bar:
-            self._bar[0].stop()
+        if not self._bar.disable:
+            self._bar.stop()
 
     def _show(self) -> None:
-        remaining = max(self._total - self._env_steps, 0)
-        report = f"return {_number(self._return)}", self._pace.decisions(), f"ETA {self._pace.eta(remaining)}"
-        if self._bar:
-            bar, task = self._bar
-            bar.update(task, completed=self._env_steps, report="  ".join(report), refresh=True)
-        elif self._clock() >= self._line_at:
+        (task,) = self._bar.tasks
+        if task.completed < self._learns_from <= self._env_steps:
+            self._bar.reset(task.id, completed=self._env_steps)
+        self._bar.update(task.id, completed=self._env_steps)
+        report = "  ".join((f"return {_number(self._return)}", *self._pace(task)))
+        self._bar.update(task.id, report=report, refresh=True)
+        if self._bar.disable and self._clock() >= self._line_at:
             self._line_at = self._clock() + self._interval_s
             share = self._env_steps / max(self._total, 1)
-            steps = f"{self._env_steps:,} of {self._total:,} steps ({share:.0%})"
-            logger.info("%s", "  ".join((steps, *report)))
+            logger.info("%s", f"{self._env_steps:,} of {self._total:,} steps ({share:.0%})  {report}")
 
-
-class _Pace:
-    """Environment steps a second over the last half minute."""
-
-    def __init__(self, action_repeat: int, learns_from: int, window_s: float = 30.0) -> None:
-        self._action_repeat = action_repeat
-        self._learns_from = learns_from
-        self._window_s = window_s
-        self._ticks: deque[tuple[float, int]] = deque()
-
-    def tick(self, now: float, env_steps: int) -> None:
-        if self._ticks and self._ticks[0][1] < self._learns_from <= env_steps:
-            self._ticks.clear()
-        self._ticks.append((now, env_steps))
-        while len(self._ticks) > 2 and now - self._ticks[1][0] >= self._window_s:
-            self._ticks.popleft()
-
-    def env_steps_per_s(self) -> float:
-        if len(self._ticks) < 2:
-            return 0.0
-        (then, before), (now, env_steps) = self._ticks[0], self._ticks[-1]
-        return (env_steps - before) / max(now - then, 1e-9)
-
-    def decisions(self) -> str:
-        rate = self.env_steps_per_s()
-        return f"{rate / self._action_repeat:.3g} decisions/s" if rate else "- decisions/s"
-
-    def eta(self, remaining: int) -> str:
-        rate = self.env_steps_per_s()
-        if not rate or self._ticks[-1][0] - self._ticks[0][0] < KNOWN_AFTER_S or self._ticks[0][1] < self._learns_from:
-            return "-"
-        minutes, seconds = divmod(round(remaining / rate), 60)
+    def _pace(self, task: Task) -> tuple[str, str]:
+        """Decisions a second over the last half minute, and what time is left."""
+        if not task.speed:
+            return "- decisions/s", "ETA -"
+        decisions = f"{task.speed / self._action_repeat:.3g} decisions/s"
+        if (task.elapsed or 0.0) < KNOWN_AFTER_S or self._env_steps < self._learns_from:
+            return decisions, "ETA -"
+        minutes, seconds = divmod(round(max(self._total - self._env_steps, 0) / task.speed), 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _start_bar(console: Console, total: int, start: int) -> tuple[Progress, TaskID] | None:
-    """A bar without a refresh thread, or None where there is no terminal to draw it on."""
-    if not console.is_terminal or console.is_dumb_terminal:
-        return None
-    columns = (
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:.0f} %"),
-        TextColumn("{task.fields[report]}"),
-    )
-    bar = Progress(*columns, console=console, auto_refresh=False, expand=True)
-    task = bar.add_task("", total=total, completed=start, report="")
-    bar.start()
-    return bar, task
+        return decisions, f"ETA {hours}:{minutes:02}:{seconds:02}" if hours else f"ETA {minutes}:{seconds:02}"
 
 
 def _sentence(row: Row) -> str:
