@@ -2,6 +2,8 @@
 
 import errno
 from collections.abc import Iterable
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,35 +40,29 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    writer = None
-    shape: tuple[int, ...] = ()
-    try:
-        for frame in frames:
-            if writer is None:
-                _check(frame, None)
-                shape = frame.shape
-                height, width = _even(frame).shape[:2]
-                writer = imageio_ffmpeg.write_frames(
-                    str(path),
-                    (width, height),
-                    fps=fps,  # pyright: ignore[reportArgumentType]  (its types are guessed from defaults)
-                    codec="libx264",
-                    pix_fmt_out="yuv420p",
-                    macro_block_size=1,
-                    quality=None,  # pyright: ignore[reportArgumentType]
-                    output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
-                )
-                writer.send(None)
-            _check(frame, shape)
+    frames = iter(frames)
+    if (first := next(frames, None)) is None:
+        raise ValueError("frames: at least one frame was expected, got none (does the environment render 'rgb_array'?)")
+    _check(first, None)
+    height, width = _even(first).shape[:2]
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (width, height),
+        fps=fps,  # pyright: ignore[reportArgumentType]  (its types are guessed from defaults)
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        macro_block_size=1,
+        quality=None,  # pyright: ignore[reportArgumentType]
+        output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
+    )
+    with closing(writer):
+        writer.send(None)
+        for frame in chain([first], frames):
+            _check(frame, first.shape)
             try:
                 writer.send(_even(frame).tobytes())
             except OSError as error:  # ffmpeg has ended already
                 raise OSError(errno.EIO, UNFINISHED) from error
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        raise ValueError("frames: at least one frame was expected, got none (does the environment render 'rgb_array'?)")
 
 
 def _check(frame: np.ndarray, shape: tuple[int, ...] | None) -> None:
