@@ -139,19 +139,15 @@ def go_on(args: TrainArgs, folder: Path) -> Path:
 def _write_config(args: TrainArgs, spec: EnvSpec, folder: Path) -> None:
     named = {"config": args.config, "spec": spec, "prune": args.prune, "track": args.track}
     parts = {name: to_json(part) for name, part in named.items()}
-    runs.write_settings(folder, {**parts, "preset": _preset(args, folder), "revision": _revision(folder)})
-
-
-def _preset(args: TrainArgs, folder: Path) -> str:
-    """The preset that a run began with; one that goes on has left it where it was."""
     path = folder / runs.CONFIG
-    return json.loads(path.read_text()).get("preset", args.preset) if path.exists() else args.preset
+    before = json.loads(path.read_text()) if path.exists() else {}
+    preset = before.get("preset", args.preset)  # a run that goes on has left it where it was
+    runs.write_settings(folder, {**parts, "preset": preset, "revision": _revision(before.get("revision"))})
 
 
-def _revision(folder: Path) -> str | None:
+def _revision(before: str | None) -> str | None:
     """The commit that a run begins with, and each other one that it goes on with: ``1a2b3c4, then 5d6e7f8``."""
-    now, path = runs.revision(), folder / runs.CONFIG
-    before = json.loads(path.read_text()).get("revision") if path.exists() else None
+    now = runs.revision()
     if before is None or now is None:
         return before or now
     return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
