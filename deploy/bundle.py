@@ -161,22 +161,18 @@ class Bundle:
     def golden(self) -> Iterator[tuple[Arrays, Arrays]]:
         """Inputs and outputs of plans, as they were when the bundle was exported."""
         layout = self.manifest["golden"]
-        sides: list[Shapes] = [layout["inputs"], layout["outputs"]]
-        expected = 4 * layout["plans"] * sum(math.prod(shape) for side in sides for shape in side.values())
+        inputs, outputs = layout["inputs"], layout["outputs"]
+        shapes = [*inputs.values(), *outputs.values()]
+        sizes = list(map(math.prod, shapes))
+        expected = 4 * layout["plans"] * sum(sizes)
         path = self.file(GOLDEN)
         if (found := path.stat().st_size) != expected:
             raise BundleError(f"{path} has {found:,} bytes, the manifest says {expected:,}: export the bundle again")
-        content, position = np.frombuffer(path.read_bytes(), "<f4"), 0
-        for _ in range(layout["plans"]):
-            case: list[Arrays] = []
-            for side in sides:
-                arrays = {}
-                for name, shape in side.items():
-                    size = math.prod(shape)
-                    arrays[name] = content[position : position + size].reshape(shape)
-                    position += size
-                case.append(arrays)
-            yield case[0], case[1]
+        for plan in np.frombuffer(path.read_bytes(), "<f4").reshape(layout["plans"], -1):
+            parts = zip(np.split(plan, np.cumsum(sizes)[:-1]), shapes, strict=True)
+            arrays = [part.reshape(shape) for part, shape in parts]
+            given, made = arrays[: len(inputs)], arrays[len(inputs) :]
+            yield dict(zip(inputs, given, strict=True)), dict(zip(outputs, made, strict=True))
 
 
 def read(folder: Path | str) -> Bundle:
