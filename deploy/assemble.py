@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
 from onnxscript import optimizer
 
 from tdmpc.config import ConfigError
@@ -178,24 +178,10 @@ def finished(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
 
 def _scoped(graph: GraphProto, scope: str, known: Mapping[str, str]) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes and constants under names of their own, but for those that come from elsewhere."""
-
-    def name(old: str) -> str:
-        return known.get(old, f"{scope}/{old}") if old else ""  # an input that is left out has no name
-
-    nodes, constants = [], []
-    for node in graph.node:
-        copied = NodeProto()
-        copied.CopyFrom(node)
-        copied.name = f"{scope}/{node.name}" if node.name else ""
-        copied.input[:] = map(name, node.input)
-        copied.output[:] = [f"{scope}/{output}" if output else "" for output in node.output]
-        nodes.append(copied)
-    for constant in graph.initializer:
-        copied = TensorProto()
-        copied.CopyFrom(constant)
-        copied.name = name(constant.name)
-        constants.append(copied)
-    return nodes, constants
+    scoped = compose.add_prefix_graph(graph, f"{scope}/")
+    nodes = list(scoped.node)
+    _rename(nodes, {f"{scope}/{name}": elsewhere for name, elsewhere in known.items()})
+    return nodes, list(scoped.initializer)
 
 
 def _share(nodes: Sequence[NodeProto], constants: Sequence[TensorProto]) -> list[TensorProto]:
