@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import stand_in
+from tests import shapes, stand_in
 
 # No deadline: a neighbour on the same cores is no failure. Derandomised: the same commit gives the same result.
 hypothesis.settings.register_profile("tdmpc", deadline=None, derandomize=True)
@@ -36,7 +36,7 @@ hypothesis.settings.register_profile("mutation", parent=hypothesis.settings.get_
 
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
+CHECKER = "tests.shapes.by_beartype"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(
                 f"{', '.join(early)} imported before their shapes could be checked: name no path below tests/, use -k"
             )
+        jaxtyping.jaxtyped = shapes.jaxtyped  # by this name the hook asks for it
         jaxtyping.install_import_hook(modules, CHECKER)
 
 
