@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
 SMALL = {
-    "random_steps": 200,
+    "random_steps": 100,
+    "max_episode_steps": 40,
     "pretrain_updates": 20,
     "batch_size": 16,
     "eval_episodes": 1,
@@ -23,7 +24,7 @@ SMALL = {
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a folder of its own, trainings are small and evaluations short."""
+    """In a folder of its own, trainings are small and draw nothing, and evaluations are short."""
     import tdmpc.scripts.evaluate
     import tdmpc.scripts.prune
     import tdmpc.scripts.train
@@ -31,11 +32,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     train, prune, evaluate = tdmpc.scripts.train.train, tdmpc.scripts.prune.prune, tdmpc.scripts.evaluate.evaluate
 
     def small(env: str, **settings: Any) -> Path:
-        return train(env, **{**settings, **SMALL, "env_steps": 450, "terminates": False})
+        return train(env, **{**settings, **SMALL, "env_steps": 200, "terminates": False})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tdmpc.scripts.train, "train", small)
-    monkeypatch.setattr(tdmpc.scripts.prune, "prune", lambda run, **o: prune(run, **{**o, "finetune_steps": 200}))
+    monkeypatch.setattr(tdmpc.scripts.train, "write_report", lambda folder: [])
+    monkeypatch.setattr(tdmpc.scripts.prune, "prune", lambda run, **o: prune(run, **{**o, "finetune_steps": 100}))
     monkeypatch.setattr(tdmpc.scripts.evaluate, "evaluate", lambda run, **o: evaluate(run, **{**o, "episodes": 1}))
 
 
