@@ -5,8 +5,9 @@
 
 import os
 import random
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from ctypes.util import find_library
 from pathlib import Path
@@ -24,6 +25,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from tests import shapes, stand_in
 
@@ -71,7 +73,7 @@ def same_start() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, and start slow tests first, half of them in each half.
 
-    Work stealing hands each of two workers one half.
+    Work stealing hands each of two workers one half. Neighbours stay together: they have what they need in common.
     """
     if not torch.cuda.is_available():
         for item in items:
@@ -79,8 +81,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    middle = len(quick) // 2
-    items[:] = [*slow[::2], *quick[:middle], *slow[1::2], *quick[middle:]]
+    first, middle = len(slow) // 2, len(quick) // 2
+    items[:] = [*slow[:first], *quick[:middle], *slow[first:], *quick[middle:]]
+
+
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """``shared("bundle", make)``: a folder that the first worker to ask for it makes, and all of them read."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    place.mkdir(exist_ok=True)
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        made, done = place / name, place / f"{name}.done"
+        with FileLock(place / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(made, ignore_errors=True)  # what a worker left that failed
+                made.mkdir()
+                make(made)
+                done.touch()
+        return made
+
+    return folder
 
 
 @pytest.fixture(params=[stand_in.NAME, pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -27,6 +27,7 @@ from tdmpc.metrics import JsonlSink
 from tdmpc.presets import PresetName, preset
 from tdmpc.trainer import Trainer
 from tdmpc.world_model import WorldModel
+from tests.conftest import Shared
 from tests.tdmpc.conftest import Toy
 
 HORIZON, ITERATIONS, ACTIONS = 3, 2, 2
@@ -225,17 +226,22 @@ def train(case: Case, folder: Path, teach: Callable[[WorldModel], object] = lamb
 
 
 @pytest.fixture(scope="session")
-def export_case(register_robots: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+def export_case(register_robots: None, shared: Shared) -> Callable[[str], Exported]:
     """``export_case("default")``: the run and the bundle of a case, made once."""
 
     @cache
-    def make(name: str) -> Exported:
-        case, parent = CASES[name], tmp_path_factory.mktemp(name)
-        torch.manual_seed(1)
-        run = train(case, parent / "run")
-        return Exported(case, run, parent / "bundle", export(run, parent / "bundle", case.export))
+    def exported(name: str) -> Exported:
+        case, told = CASES[name], "told.json"
 
-    return make
+        def make(folder: Path) -> None:
+            torch.manual_seed(1)
+            run = train(case, folder / "run")
+            (folder / told).write_text(json.dumps(export(run, folder / "bundle", case.export)))
+
+        folder = shared(f"case-{name}", make)
+        return Exported(case, folder / "run", folder / "bundle", json.loads((folder / told).read_text()))
+
+    return exported
 
 
 @pytest.fixture(params=CASES)

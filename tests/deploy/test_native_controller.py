@@ -17,6 +17,7 @@ from tdmpc.deploy import bundle, plan_runner
 from tdmpc.deploy.controller import Controller
 from tdmpc.deploy.faults import ControlFault
 from tdmpc.deploy.safety import Safety
+from tests.conftest import Shared
 from tests.deploy.conftest import ITERATIONS, MANIFEST, PLAN, Scripted, planned
 from tests.deploy.test_plan_runner import Inline
 
@@ -41,9 +42,13 @@ SCRIPTS = {
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(shared: Shared) -> Path:
     """The controller with a scripted planner, compiled once."""
-    out, sources = tmp_path_factory.mktemp("native") / "script", Path(deploy.__file__).parent / "native"
+    return shared("scripted", lambda folder: build(folder / "script")) / "script"
+
+
+def build(out: Path) -> None:
+    sources = Path(deploy.__file__).parent / "native"
     wheel = find_spec("nlohmann_json")
     headers = ["-isystem", str(Path(wheel.origin).parent / "include")] if wheel and wheel.origin else []
     files = [
@@ -52,21 +57,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     as_one = "".join(f'#include "{file}"\n' for file in files)  # reads the JSON library once: a third of the time
     warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = [
-        str(COMPILER),
-        "-std=c++17",
-        "-pthread",
-        *warnings,
-        f"-I{sources}",
-        *headers,
-        "-x",
-        "c++",
-        "-",
-        "-o",
-        out,
-    ]
-    subprocess.run(command, input=as_one, text=True, check=True)
-    return out
+    options = ["-std=c++17", "-pthread", *warnings, f"-I{sources}", *headers]
+    subprocess.run([str(COMPILER), *options, "-x", "c++", "-", "-o", out], input=as_one, text=True, check=True)
 
 
 class Gated(Scripted):

@@ -31,6 +31,7 @@ from tdmpc.planner import candidates, propose, refit, shift
 from tdmpc.presets import preset
 from tdmpc.spec import EnvSpec
 from tdmpc.world_model import WorldModel
+from tests.conftest import Shared
 
 SPEC = EnvSpec(
     id="robot",
@@ -104,9 +105,18 @@ def source_of(name: str, windows: int = 26) -> Source:
 
 
 @pytest.fixture(scope="session")
-def graphs_of() -> Callable[[str], Graphs]:
+def graphs_of(shared: Shared) -> Callable[[str], Graphs]:
     """The graphs of an agent, made once."""
-    return cache(lambda name: export_graphs(source_of(name).original, 18))
+
+    @cache
+    def graphs(name: str) -> Graphs:
+        def make(folder: Path) -> None:
+            for file, graph in export_graphs(source_of(name).original, 18).items():
+                onnx.save(graph, folder / file)
+
+        return {path.name: onnx.load(path) for path in shared(f"graphs-{name}", make).iterdir()}
+
+    return graphs
 
 
 class Exports(NamedTuple):

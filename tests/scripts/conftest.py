@@ -1,11 +1,13 @@
 """The command line on a toy environment, in this process; and one trained run to look at."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tdmpc.scripts.main import main
+from tests.conftest import Shared
 from tests.tdmpc.conftest import TOY, registered
 
 WIDTHS = [f"--model.{name}=8" for name in ("encoder", "dynamics", "reward", "termination", "policy", "value")]
@@ -32,13 +34,33 @@ def toy() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def pictures() -> None:
+    """A test that asks for this has its trainings draw, as they do for users."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests' trainings end without pictures, which take as long as all the rest; ``trained`` has them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("tdmpc.scripts.train.write_report", lambda folder: [])
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(shared: Shared) -> Path:
+    """The finished run of which each worker has a copy: a command that is refused may still lock it."""
+
+    def make(folder: Path) -> None:
+        with registered():
+            assert main(["train", TOY, *TINY, f"--run-dir={folder / 'trained'}"]) == 0
+
+    return shared("run", make) / "trained"
+
+
+@pytest.fixture(scope="session")
+def trained(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests read it only."""
-    folder = tmp_path_factory.mktemp("runs") / "trained"
-    with registered():
-        assert main(["train", TOY, *TINY, f"--run-dir={folder}"]) == 0
-    return folder
+    return Path(shutil.copytree(original, tmp_path_factory.mktemp("runs") / "trained"))
 
 
 @pytest.fixture
@@ -56,9 +78,11 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(original: Path, shared: Shared) -> Path:
     """The bundle of the finished run; tests read it only."""
-    folder = tmp_path_factory.mktemp("bundles") / "trained"
-    with registered():
-        assert main(["export", str(trained), f"--out={folder}"]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        with registered():
+            assert main(["export", str(original), f"--out={folder / 'trained'}"]) == 0
+
+    return shared("bundle", make) / "trained"

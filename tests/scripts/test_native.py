@@ -14,6 +14,7 @@ from tdmpc.deploy import bundle
 from tdmpc.deploy.realtime import WAKING_LATENCY
 from tdmpc.scripts.main import main
 from tdmpc.scripts.native import PROGRAM
+from tests.conftest import Shared
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,11 +23,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(shared: Shared) -> Path:
     """The program, compiled once."""
-    folder = tmp_path_factory.mktemp("native") / "build"
-    assert main(["native", "build", f"--build-dir={folder}"]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        assert main(["native", "build", f"--build-dir={folder}"]) == 0
+
+    return shared("native", make)
 
 
 @pytest.fixture

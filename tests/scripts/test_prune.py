@@ -55,7 +55,7 @@ def test_a_run_is_pruned_while_it_trains(
     assert read(pruned / IMPORTANCE)[-1]["axes"].keys() == events[-1]["widths"].keys()
 
 
-def test_a_dense_run_can_be_watched(tmp_path: Path, toy: None) -> None:
+def test_a_dense_run_can_be_watched(tmp_path: Path, toy: None, pictures: None) -> None:
     """--prune.observe without a target leaves every criterion's scores and the page, and an agent of the same size."""
     folder = tmp_path / "watched"
     assert main(["train", TOY, *TINY, "--prune.observe", f"--run-dir={folder}"]) == 0
