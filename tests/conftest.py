@@ -1,6 +1,6 @@
 """Every test starts alike: one thread, the same random numbers, no screen, no network.
 
-``--shape-checks`` has the shapes in signatures checked at every call.
+``--shape-checks`` has the shapes in signatures checked, once for each kind of call.
 """
 
 import os
@@ -42,7 +42,9 @@ CHECKER = "tests.shapes.by_beartype"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shape-checks", action="store_true", help="check the shapes in signatures at every call")
+    parser.addoption(
+        "--shape-checks", action="store_true", help="check the shapes in signatures, for each kind of call"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
