@@ -31,9 +31,7 @@ def read(path: Path, described: Bundle) -> dict[str, np.ndarray]:
         BundleError: it cannot be read, or a column holds no numbers.
     """
     if path.suffix == ".mcap":
-        from tdmpc.deploy.recording import columns  # which only records need
-
-        return columns(path, described)
+        return of_record(path, described)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
@@ -46,6 +44,23 @@ def read(path: Path, described: Bundle) -> dict[str, np.ndarray]:
         raise BundleError(f"{path} cannot be read ({error.strerror}): give a log in .csv, .npz or .mcap") from error
     except ValueError as error:
         raise BundleError(f"{path} is no log, a table of numbers under named columns: {error}") from error
+
+
+def of_record(path: Path, described: Bundle) -> dict[str, np.ndarray]:
+    """The columns of a controller's record; ``action`` is the one that was given.
+
+    Raises:
+        BundleError: as ``recording.read``.
+    """
+    from tdmpc.deploy import recording  # it needs mcap
+
+    _, rows = recording.read(path)
+    readings = {
+        each.name: [recording.reading(row["/sensors"], each.name) for row in rows] for each in described.sensors
+    }
+    decisions = {name: [row["/decision"][name] for row in rows] for name in ("time", "episode")}
+    table = {**readings, "action": [row["/action"]["given"] for row in rows], **decisions}
+    return {name: np.array(values) for name, values in table.items()}
 
 
 def names(described: Bundle) -> list[str]:

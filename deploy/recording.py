@@ -4,7 +4,8 @@ Foxglove shows the file without a plugin: messages are JSON with a schema. Senso
 
 - ``/sensors``: each sensor's reading, flat; where an observation was faulty, the last good one.
 - ``/action``: what was ``given`` to the actuators, and what was ``due`` before any limit.
-- ``/plan``: the newest plan: the ``decision`` that it begins with, ``actions`` in [-1, 1], ``value``, ``iterations``.
+- ``/plan``: the newest plan: the ``decision`` that it begins with, ``actions`` in [-1, 1], ``value``, ``iterations``;
+  ``earlier`` ones that were ready within the same decision.
 - ``/decision``: its number, the one before its ``episode``, ``late``, ``faults``, ``time`` in
   seconds, ``took_ms``, ``age_ms``; in ``planning`` all that a plan begun then was made of.
 """
@@ -46,6 +47,8 @@ STATES = 100
 PROFILE = "tdmpc"
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 Message = dict[str, Any]
+Plan = tuple[int, int, np.ndarray, np.ndarray, float]
+"""The fields of ``Made``."""
 
 
 class Row(NamedTuple):
@@ -66,8 +69,10 @@ class Row(NamedTuple):
     """State of the random stream before that plan, for one in many: each draws on where the one before ended."""
     actions: tuple[np.ndarray, np.ndarray]
     """Given, and due before any limit."""
-    plan: tuple[int, int, np.ndarray, np.ndarray, float] | None
-    """The newest: its fields as in ``Made``."""
+    plan: Plan | None
+    """The newest."""
+    earlier: tuple[Plan, ...]
+    """Taken up in this decision, too, before the newest one."""
 
 
 class Recording(Controller):
@@ -99,6 +104,7 @@ class Recording(Controller):
         entered, counted = self._clock(), self._counted()
         self._planned: Arrays | None = None
         self._stream: Mapping[str, Any] | None = None
+        self._taken: list[Made] = []
         try:
             given = super().act(observation, measured_at=measured_at, released_at=released_at)
         except ControlFault:
@@ -134,11 +140,18 @@ class Recording(Controller):
                 self._stream,
                 (self._action, self._due),
                 None if newest is None else tuple(newest),
+                tuple(map(tuple, self._taken[:-1])),
             )
         )
 
     def _counted(self) -> tuple[int, ...]:
         return (self.counters.late, *self.counters.faults.values())
+
+    def _take_up(self) -> None:
+        before = self._agenda.newest
+        super()._take_up()
+        if (newest := self._agenda.newest) is not None and newest is not before:
+            self._taken.append(newest)
 
     def _inputs(self) -> Arrays:
         if self._plans % self._every == 0:
@@ -200,19 +213,6 @@ def reading(message: Message, name: str) -> Any:
     return reduce(lambda part, key: part[key], name.split("/"), message)
 
 
-def columns(path: Path | str, described: Bundle) -> dict[str, np.ndarray]:
-    """A record as a table: each sensor under its name, ``action`` as given, ``time`` in seconds, ``episode``.
-
-    Raises:
-        BundleError: as ``read``.
-    """
-    _, rows = read(path)
-    sensors = {each.name: [reading(row["/sensors"], each.name) for row in rows] for each in described.sensors}
-    decisions = {name: [row["/decision"][name] for row in rows] for name in ("time", "episode")}
-    table = {**sensors, "action": [row["/action"]["given"] for row in rows], **decisions}
-    return {name: np.array(values) for name, values in table.items()}
-
-
 def _messages(row: Row, described: Bundle) -> dict[str, Message]:
     sensors: Message = {}
     nothing = {sensor.input: np.zeros(sensor.shape) for sensor in described.sensors}
@@ -237,11 +237,15 @@ def _messages(row: Row, described: Bundle) -> dict[str, Message]:
     given, due = (action.tolist() for action in row.actions)
     messages = {"/sensors": sensors, "/action": {"given": given, "due": due}, "/decision": decision}
     if row.plan is not None:
-        made = Made(*row.plan)
-        value = float(made.value) if math.isfinite(made.value) else None
-        plan = {"decision": made.decision, "first": made.action.tolist(), "actions": made.mean.tolist()}
-        messages["/plan"] = {**plan, "value": value, "iterations": made.iterations}
+        messages["/plan"] = {**_plan(row.plan), "earlier": [_plan(each) for each in row.earlier]}
     return messages
+
+
+def _plan(plan: Plan) -> Message:
+    made = Made(*plan)
+    value = float(made.value) if math.isfinite(made.value) else None
+    told = {"decision": made.decision, "first": made.action.tolist(), "actions": made.mean.tolist()}
+    return {**told, "value": value, "iterations": made.iterations}
 
 
 def _schemas(described: Bundle) -> dict[str, Message]:
@@ -256,6 +260,7 @@ def _schemas(described: Bundle) -> dict[str, Message]:
     number, whole, real = {"type": "number"}, {"type": "integer"}, {"type": ["number", "null"]}
     matrix = {"type": "array", "items": NUMBERS}
     plan = {"decision": whole, "first": NUMBERS, "actions": matrix, "value": real, "iterations": whole}
+    plan["earlier"] = {"type": "array", "items": {"type": "object", "properties": dict(plan)}}
     planning = {"stream": NUMBERS, "previous_mean": matrix, bundle.COMMITTED: matrix}
     decision = {
         **{"decision": whole, "episode": whole, "late": {"type": "boolean"}},

@@ -57,12 +57,13 @@ def replay(path: Path | str, folder: Path | str, runtime: Runtime | None = None)
         if decided["episode"] != episode:
             episode = decided["episode"]
             agenda.reset(_at_first(described, episode, first=rows[0]["/decision"]["decision"]))
-        begins = row.get("/plan", {}).get("decision", 0)
-        if begins > newest and begins in plans:
-            agenda.add(plans[begins])
-            compared += 1
-            plans_differ += [] if _same(plans[begins], row["/plan"]) else [begins]
-        newest = max(newest, begins)
+        for made in _taken(row):
+            begins = made["decision"]
+            if begins > newest and begins in plans:
+                agenda.add(plans[begins])
+                compared += 1
+                plans_differ += [] if _same(plans[begins], made) else [begins]
+            newest = max(newest, begins)
         if {*decided["faults"]} - {Fault.LATE.value}:  # whatever the fault policy said
             agenda.put(number + described.delay, np.full_like(described.low, np.nan))
         due, _ = agenda.take(number)
@@ -74,7 +75,7 @@ def replay(path: Path | str, folder: Path | str, runtime: Runtime | None = None)
 
 def _plan_again(rows: list[Any], described: Bundle, graphs: list[Graph]) -> Any:
     """Each plan that the record tells the inputs of, by the decision that it begins with."""
-    taken = {row["/plan"]["decision"]: row["/plan"]["iterations"] for row in rows if "/plan" in row}
+    taken = {made["decision"]: made["iterations"] for row in rows for made in _taken(row)}
     random = None
     for row in rows:
         planning, begins = row["/decision"].get("planning"), row["/decision"]["decision"] + described.delay
@@ -92,6 +93,11 @@ def _plan_again(rows: list[Any], described: Bundle, graphs: list[Graph]) -> Any:
             inputs[sensor.input] = np.array(reading(row["/sensors"], sensor.name), np.float32).reshape(sensor.shape)
         made = _run(graphs, inputs, noise, taken[begins])
         yield begins, Made(begins, taken[begins], made["action"], made["new_mean"], float(made["value"]))
+
+
+def _taken(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plans that were ready by the end of a decision; the last is the newest."""
+    return [*row["/plan"].get("earlier", []), row["/plan"]] if "/plan" in row else []
 
 
 def _run(graphs: list[Graph], inputs: Arrays, noise: Arrays, iterations: int) -> Arrays:

@@ -9,9 +9,9 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
+from tdmpc.deploy import logs
 from tdmpc.deploy.backends import BackendName, Runtime
 from tdmpc.deploy.bundle import BundleError, read
-from tdmpc.deploy.recording import columns
 from tdmpc.deploy.replay import replay
 from tdmpc.scripts import ranges
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     runtime = Runtime(backend=args.backend, threads=args.threads, precision=args.precision)
     found = replay(args.file, args.bundle, runtime)
     if args.table is not None:
-        table: Any = columns(args.file, read(args.bundle))
+        table: Any = logs.of_record(args.file, read(args.bundle))
         np.savez(args.table, **table)
     if args.json:
         print(json.dumps(asdict(found)))

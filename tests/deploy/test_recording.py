@@ -1,7 +1,9 @@
 """Laws of records: Foxglove's own reader reads them, they hold what happened, and a replay agrees bit for bit."""
 
+import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,43 @@ def test_a_replay_agrees_bit_for_bit(
     found = replay(tmp_path / "flight.mcap", described.folder)
     assert found.decisions == min(kept, 12) and not (found.plans_differ or found.actions_differ)
     assert found.plans == (4 if kept == 5 else 10) and found.actions >= found.plans
+
+
+class Slow(Future[Any]):
+    """Done only when it has been asked twice before."""
+
+    asked = 0
+
+    def done(self) -> bool:
+        self.asked += 1
+        return self.asked > 2
+
+
+class EveryOther(Executor):
+    """A thread whose every other plan is ready while the next decision is under way, and the next plan at once."""
+
+    jobs = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.jobs += 1
+        future = Slow() if self.jobs % 2 else Future[Any]()
+        future.set_result(fn())
+        return future
+
+
+def test_two_plans_of_one_decision_are_both_replayed(
+    described: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that another one replaces within the same decision was due before it, and is in the record."""
+    late = dataclasses.replace(described, delay=1)
+    monkeypatch.setattr("tdmpc.deploy.replay.bundle.read", lambda _: late)
+    graphs = {bundle.PLANNER: Scripted(planner)}
+    controller = Recording(late, graphs, path=tmp_path / "flight.mcap", pipelined=True, executor=EveryOther())
+    play(controller, 8)
+    controller.close()
+    assert any(Row(*row).earlier for row in controller._ring)
+    found = replay(tmp_path / "flight.mcap", described.folder)
+    assert found.plans == 8 and found.actions == 8 and not (found.plans_differ or found.actions_differ)
 
 
 @pytest.mark.parametrize("part", ["joint", "given", "stream", "mean"])
