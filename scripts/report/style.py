@@ -139,7 +139,8 @@ def value_axis(axes: Axes, values: Iterable[float], *, log: bool = True) -> None
 def share_axis(axes: Axes, smallest: float) -> None:
     """What is left of the whole, from 100 % at the left down to the smallest share, in even factors."""
     axes.set(xscale="log", xlim=(1.08, smallest / 1.08))
-    shares = (1, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
+    # The numbers at 100 and 75 % would touch where the axis reaches far.
+    shares = (1, *([0.75] if smallest > 0.2 else []), 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
     axes.xaxis.set_major_locator(FixedLocator([share for share in shares if share >= smallest / 1.08]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_minor_locator(NullLocator())
