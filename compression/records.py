@@ -88,7 +88,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
+    # A flipped bit may leave bytes that are no text: then the line is told, not the byte.
+    return path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:

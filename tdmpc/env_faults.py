@@ -8,7 +8,7 @@ import copy
 import logging
 import operator
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -84,7 +84,7 @@ class CheckedEnv(gym.Wrapper):
         try:
             observation, info = self.env.reset(seed=seed, options=options)
             if trouble := self._trouble(observation, 0.0):
-                raise EnvironmentFault(trouble)
+                raise EnvironmentFault(f"{trouble}, but an episode must begin with finite readings")
         except FAULTS as error:
             raise EnvironmentFault(f"{self._id} failed at a reset: {told(error)}") from error
         self._last_good = copy.deepcopy(observation)
@@ -94,15 +94,19 @@ class CheckedEnv(gym.Wrapper):
         """Make a step, or end the episode where its simulation diverges.
 
         Raises:
-            EnvironmentFault: any other exception, a reward that is no number, or an observation unlike its space.
+            EnvironmentFault: any other exception, a reward that is no number, an observation unlike its space, an end
+                that is neither true nor false, or an info that is no dictionary.
         """
         self._decisions += 1
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
             trouble = self._trouble(observation, float(reward))
+            terminated, truncated = _flag("terminated", terminated), _flag("truncated", truncated)
+            if not isinstance(info, Mapping):
+                raise EnvironmentFault(f"info must be a dictionary, got {_shown(info)}")
             if not trouble:
                 self._last_good = copy.deepcopy(observation)  # the environment may write into its own again
-                return observation, reward, terminated, truncated, info
+                return observation, reward, terminated, truncated, dict(info)
         except DIVERGENCES as error:
             trouble = told(error)
         except FAULTS as error:
@@ -111,15 +115,27 @@ class CheckedEnv(gym.Wrapper):
         return self._last_good, 0.0, False, True, {DIVERGED: trouble}
 
     def render(self) -> Any:
-        """Take a picture.
+        """Take a picture, ``UInt8[height width 3]``.
 
         Raises:
-            EnvironmentFault: there is none to take.
+            EnvironmentFault: there is none to take, or what came is none.
         """
         try:
-            return self.env.render()
+            frame = self.env.render()
         except Exception as error:
             raise EnvironmentFault(f"{self._id} failed to draw a picture: {told(error)}") from error
+        found = np.asarray(frame)
+        if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
+            came = f"{found.dtype} {found.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise EnvironmentFault(f"{self._id} must render a picture, uint8 [height width 3], got {came}")
+        return frame
+
+    def close(self) -> None:
+        """Free the simulator; where that fails, what was computed with it is not lost."""
+        try:
+            self.env.close()
+        except FAULTS as error:
+            log.warning("%s failed to close: %s", self._id, told(error))
 
     def _trouble(self, observation: Any, reward: float) -> str:
         """What is not finite, if anything; raises where the observation is unlike its space."""
@@ -155,6 +171,14 @@ def number(reward: Any) -> float:
         return float(getattr(reward, "item", lambda: reward)())
     except (TypeError, ValueError, RuntimeError) as error:  # the last by tensors of several
         raise EnvironmentFault(f"the reward must be a number, got {_shown(reward)}") from error
+
+
+def _flag(name: str, value: Any) -> bool:
+    """Whether an episode has ended; arrays of one truth value are taken."""
+    found = np.asarray(value)
+    if found.dtype != np.bool_ or found.size != 1:
+        raise EnvironmentFault(f"{name} must be true or false, got {_shown(value)}")
+    return bool(found.item())
 
 
 def told(error: BaseException) -> str:

@@ -7,14 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
 from tdmpc.actor import Actor
 from tdmpc.agent import Agent
-from tdmpc.env_faults import DIVERGED, EnvironmentFault
+from tdmpc.env_faults import DIVERGED
 from tdmpc.envs import make_env
 from tdmpc.spec import EnvSpec
 from tdmpc.vector_env import episode_delay, episode_seed
@@ -108,7 +107,7 @@ def evaluate(
                     break
                 total, length, ended = total + float(reward), length + 1, terminated or truncated
                 if record and episode == 0:
-                    frames.append(_picture(env))
+                    frames.append(env.render())
                 between_decisions()
             returns.append(total)
             lengths.append(length)
@@ -125,10 +124,3 @@ def frame_rate(spec: EnvSpec) -> float:
 def decide(actor: Actor, observation: Tensor, step: int, policy: Policy) -> Tensor:
     """An action without exploration."""
     return actor.act(observation, step=step, explore=False) if policy == "planner" else actor.act_by_policy(observation)
-
-
-def _picture(env: gym.Env) -> np.ndarray:
-    frame = env.render()
-    if not isinstance(frame, np.ndarray):
-        raise EnvironmentFault(f"the environment rendered {type(frame).__name__} instead of a picture")
-    return frame

@@ -50,8 +50,8 @@ def test_a_kill_while_resuming_loses_no_record(tmp_path: Path, monkeypatch: pyte
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     """A whole line that is no record is an error with file and line; one cut short at the end is left out."""
     path = tmp_path / "events.jsonl"
-    for line in ("torn", "[]"):
-        path.write_text(f'{{"event": 1}}\n{line}\n{{"event": 3}}\n')
+    for line in (b"torn", b"[]", b'{"event": 2\xb0}'):
+        path.write_bytes(b'{"event": 1}\n%b\n{"event": 3}\n' % line)
         with pytest.raises(RecordError, match=r"events\.jsonl, line 2: .* remove that line"):
             read(path)
     path.write_text('{"event": 1}\n{"event"')

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from tdmpc.env_faults import DIVERGED, EnvironmentFault
+from tdmpc.env_faults import DIVERGED, CheckedEnv, EnvironmentFault
 from tdmpc.envs import make_bare_env, make_env
 from tests.tdmpc.conftest import TOY, Toy
 from tests.tdmpc.env_toys import Sled
@@ -158,6 +158,61 @@ def test_whatever_is_one_number_is_a_reward(register: Register, reward: Any) -> 
     register(spoilt(lambda seen, pay: (seen, reward)))
     with closing(make_env(TOY)) as env:
         assert after(env, 4)[1] == 2
+
+
+class Odd(gym.Wrapper):
+    """Ends its episodes and informs as it was told to."""
+
+    def __init__(self, env: gym.Env, ended: Any = False, info: Any = None) -> None:
+        super().__init__(env)
+        self._ended, self._info = ended, info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        observation, reward, *_ = self.env.step(action)
+        return observation, reward, self._ended, self._ended, self._info
+
+
+@pytest.mark.parametrize(
+    ("ended", "info", "says"),
+    [
+        ("yes", {}, "terminated must be true or false, got 'yes'"),
+        (None, {}, "terminated must be true or false, got None"),
+        (False, None, "info must be a dictionary, got None"),
+    ],
+)
+def test_an_odd_end_or_info_is_a_fault(ended: Any, info: Any, says: str) -> None:
+    """An end that is no truth value, and an info that is no dictionary, are named with what came."""
+    env = CheckedEnv(Odd(gym.make("Pendulum-v1"), ended, info), "Odd-v0")
+    env.reset(seed=0)
+    with pytest.raises(EnvironmentFault, match=f"Odd-v0 failed in decision 1 of an episode: {says}"):
+        env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize("picture", [None, np.zeros((8, 8)), np.zeros((8, 8, 4), np.uint8)])
+def test_a_picture_that_is_none_is_a_fault(picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an environment draws is a picture in colours, or it is named with what came."""
+    inner = Odd(gym.make("Pendulum-v1"))
+    monkeypatch.setattr(inner, "render", lambda: picture)
+    with pytest.raises(EnvironmentFault, match="Odd-v0 must render a picture, uint8"):
+        CheckedEnv(inner, "Odd-v0").render()
+
+
+def test_an_environment_that_cannot_close_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure to free the simulator is told, and goes no further."""
+    inner = Odd(gym.make("Pendulum-v1"))
+    monkeypatch.setattr(inner, "close", lambda: 1 / 0)
+    CheckedEnv(inner, "Odd-v0").close()
+    assert "Odd-v0 failed to close: ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("ended", [True, np.True_, np.array([True])])
+def test_whatever_is_one_truth_value_ends_an_episode(ended: Any) -> None:
+    """An end of numpy's is Python's own from there on: JSON takes no other."""
+    env = CheckedEnv(Odd(gym.make("Pendulum-v1"), ended, {}), "Odd-v0")
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[2:4] == (True, True) and env.step(np.zeros(1))[2] is True
 
 
 @pytest.mark.parametrize(

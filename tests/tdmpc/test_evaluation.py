@@ -168,9 +168,7 @@ def test_the_first_episode_is_filmed(agent: Agent) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*RGB-array rendering should return a numpy array")
-@pytest.mark.parametrize(
-    ("picture", "says"), [(lambda _: [][0], "IndexError: list index"), (lambda _: "", "str instead")]
-)
+@pytest.mark.parametrize(("picture", "says"), [(lambda _: [][0], "IndexError: list index"), (lambda _: "", "got str")])
 def test_a_picture_that_fails_is_a_fault(
     agent: Agent, monkeypatch: pytest.MonkeyPatch, picture: Callable[[Toy], Any], says: str
 ) -> None:
