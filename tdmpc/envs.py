@@ -194,7 +194,8 @@ def _observation_dim(env_id: str, space: Space) -> int:
 
 
 def _refusal(env_id: str, part: str, expected: str, came: object, remedy: str) -> UnsupportedEnvironment:
-    return UnsupportedEnvironment(f"{env_id}: the {part} must be {expected}; got {came}. {remedy}")
+    shown = " ".join(str(came).split())  # bounds of many numbers would take several lines
+    return UnsupportedEnvironment(f"{env_id}: the {part} must be {expected}; got {shown}. {remedy}")
 
 
 # What an environment tells -----------------------------------------------------------------------------------------

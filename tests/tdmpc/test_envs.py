@@ -329,3 +329,12 @@ def test_the_layout_names_the_sensors() -> None:
     """Sensors keep their names; a bare vector is called observation."""
     assert describe("cartpole-swingup", terminates=False).observation_layout == (("position", (3,)), ("velocity", (2,)))
     assert describe("Pendulum-v1").observation_layout == (("observation", (3,)),)
+
+
+def test_a_refused_space_of_many_numbers_is_one_line(register: Callable[..., str]) -> None:
+    """Where an environment cannot be learned, its space is told in one line, however long its bounds are."""
+    bounds = np.arange(40.0)
+    toy = register(lambda **_: Toy(actions=Box(bounds, bounds, dtype=np.float64)))
+    with pytest.raises(UnsupportedEnvironment, match="State the actuators' limits") as caught:
+        make_env(toy)
+    assert "\n" not in str(caught.value)
