@@ -66,7 +66,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> str:
     trainer.episodes.load_state(below("trainer", tensors), meta)
     trainer.agent_steps, trainer.evaluated_at = meta["agent_steps"], meta["evaluated_at"]
     trainer.wall_s = meta["wall_s"]
-    trainer.cpu_before += meta.get("cpu_s", 0.0)
+    trainer.cpu_offset += meta.get("cpu_s", 0.0)
     trainer.tally = Tally(below("window", tensors), meta["window_updates"], meta["window_decisions"])
     environment = _restore_environments(trainer, tensors)
     trainer.exploration.bit_generator.state = meta["exploration"]

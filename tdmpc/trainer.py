@@ -75,7 +75,7 @@ class Trainer:
         self.episodes = Episodes(config.num_envs)
         self.tally = Tally()
         self.wall_s = 0.0
-        self.cpu_before = -_cpu_s()
+        self.cpu_offset = -_cpu_s()
         self.stop_requested = False
 
     @property
@@ -86,7 +86,7 @@ class Trainer:
     @property
     def cpu_s(self) -> float:
         """Processor time of this run in seconds, that of its earlier processes and of compilers included."""
-        return self.cpu_before + _cpu_s()
+        return self.cpu_offset + _cpu_s()
 
     # The loop --------------------------------------------------------------------------------------------------
 

@@ -95,6 +95,8 @@ def in_run(name: str, words: tuple[object, ...], folder: Path) -> Iterator[str]:
         try:
             outcome = outcome_in(run)
         except RecordError:
+            if name not in RECORDS:
+                raise
             return  # a record goes on behind a line that is broken; whoever reads it is told which
         found = min((differing(sound, outcome) for sound in (gone_on(), gone_on(fallen_back=True))), key=len)
         if name not in RECORDS and found:
